@@ -40,6 +40,6 @@ def show() -> None:
     """Print the columns of the contract."""
     loaded = load_pipeline(Settings.load()).contract
     for column in loaded.columns.values():
-        domain = f" {{{', '.join(column.domain.levels)}}}" if column.domain else ""
+        domain = f" {{{', '.join(column.domain.shown)}}}" if column.domain else ""
         derive = f" = {column.derive}" if column.derive else ""
         click.echo(f"{column.name:28} {column.type:9} {column.role:11}{derive}{domain}")

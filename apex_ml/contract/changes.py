@@ -83,11 +83,20 @@ def _refusals(before: ContractIdentity, now: ContractIdentity) -> Iterator[str]:
         new_levels = [level for level in now.classes if level not in before.classes]
         instead = f"; instead there is {', '.join(new_levels)}" if new_levels else ""
         yield f"classes that no longer exist: {', '.join(gone)}{instead}"
+    yield from _other_values_of_classes(before, now)
     for name, column in before.columns.items():
         other = now.columns.get(name)
         is_stored = column.role in ("attribute", "key", "passthrough")
         if is_stored and other is not None and other.role == column.role and column.type != other.type:
             yield f"the {column.role} {name} is of type {other.type} and was {column.type}"
+
+
+def _other_values_of_classes(before: ContractIdentity, now: ContractIdentity) -> Iterator[str]:
+    old, new = (identity.columns.get(identity.name_of("target") or "") for identity in (before, now))
+    for level in old.levels or () if old is not None and new is not None else ():
+        values = old.value_of(level), new.value_of(level)  # type: ignore[union-attr]
+        if None not in values and values[0] != values[1]:
+            yield f"the class {level} is the value {values[1]} and was {values[0]}"
 
 
 def _column_differences(before: ContractIdentity, now: ContractIdentity) -> Iterator[str]:
@@ -114,6 +123,8 @@ def _differences_of_column(name: str, old: ColumnIdentity, new: ColumnIdentity) 
         yield f"the column {name}: normalise is another"
     if old.levels != new.levels:
         yield f"the column {name}: {_levels_text(old, new)}"
+    elif old.values != new.values:
+        yield f"the column {name}: its levels are names of other values"
 
 
 def _derivation(column: ColumnIdentity) -> str:

@@ -102,12 +102,26 @@ def exact_decimal(value: Decimal, decimals: int) -> Decimal | None:
 
 
 def levels_as_text(column: Any) -> Any:
-    """A column as its file has it, with the levels of its domain as text where its type is not string."""
+    """A column as its file has it, with the levels of its domain as text where its type is not string.
+
+    Of levels with names these are the levels, and `values` the texts of the values that have them.
+    """
     if not isinstance(column, Mapping) or column.get("type") in ("string", None):
         return column
     domain = column.get("domain")
-    if not isinstance(domain, Mapping) or not isinstance(levels := domain.get("levels"), tuple):
+    if not isinstance(domain, Mapping) or not isinstance(levels := domain.get("levels"), tuple | dict):
         return column
-    decimals = column.get("decimals")
-    texts = tuple(level_text(column["type"], decimals if isinstance(decimals, int) else None, v) for v in levels)
-    return {**column, "domain": {**domain, "levels": texts}}
+    kind, decimals = column["type"], column.get("decimals")
+    decimals = decimals if isinstance(decimals, int) else None
+    if isinstance(levels, dict):
+        values = tuple(_written_value(kind, decimals, text) for text in levels)
+        return {**column, "domain": {**domain, "levels": tuple(levels.values()), "values": values}}
+    return {**column, "domain": {**domain, "levels": tuple(level_text(kind, decimals, v) for v in levels)}}
+
+
+def _written_value(kind: str, decimals: int | None, text: str) -> str:
+    """The text of a value that is written as a key: a decimal with all its decimals."""
+    try:
+        return str(level_text(kind, decimals, float(text))) if kind == "decimal" else text
+    except ValueError:
+        return text

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 import pyarrow as pa
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from apex_ml.contract.checks import Check, PatternCheck
 from apex_ml.contract.column_types import (
@@ -32,6 +33,12 @@ from apex_ml.wording import did_you_mean
 KEY_TYPES = ("string", "int64", "date", "timestamp")
 """Types of keys: their values are equal exactly when their texts are."""
 _LEVEL = {"anyOf": [{"type": kind} for kind in ("string", "integer", "boolean", "number")]}
+_LEVELS = {
+    "anyOf": [
+        {"type": "array", "items": _LEVEL, "minItems": 1},
+        {"type": "object", "additionalProperties": {"type": "string"}, "minProperties": 1},
+    ]
+}
 _AS_LEVELS = {
     "string": "",
     "boolean": ": write true or false",
@@ -49,10 +56,27 @@ _BOUNDS = {
 
 
 class Domain(ContractPart):
-    """The allowed levels of a column, values of its type; in reports, tables and answers they are text."""
+    """The allowed levels of a column, values of its type; in reports, tables and answers they are text.
 
-    levels: tuple[Annotated[str, WithJsonSchema(_LEVEL)], ...] = Field(min_length=1)
+    Each may have a name, which then stands for it there: the file has a mapping of values to names.
+    """
+
+    levels: Annotated[tuple[str, ...], WithJsonSchema(_LEVELS)] = Field(min_length=1)
     closed: BoolPerUse = Field(description="Closed: another value is quarantined. Open: it is the unknown level.")
+    values: SkipJsonSchema[tuple[str, ...] | None] = Field(None, exclude_if=lambda values: values is None)
+    """The values that have the names, as text; None where levels have no names."""
+
+    @property
+    def value_texts(self) -> tuple[str, ...]:
+        """The values as the data has them, as text."""
+        return self.levels if self.values is None else self.values
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The levels for people: ``0 (kept)``, or the value alone where it has no name."""
+        if self.values is None:
+            return self.levels
+        return tuple(f"{value} ({name})" for value, name in zip(self.values, self.levels, strict=True))
 
     @field_validator("levels")
     @classmethod
@@ -107,7 +131,8 @@ class Column(ContractPart):
     @property
     def level_values(self) -> tuple[Level, ...]:
         """The levels of the domain as values of the column's type."""
-        values = [level_value(self.type, self.decimals, text) for text in (self.domain.levels if self.domain else ())]
+        texts = self.domain.value_texts if self.domain else ()
+        values = [level_value(self.type, self.decimals, text) for text in texts]
         return tuple(value for value in values if value is not None)
 
     def bound(self, written: float | date | None) -> Bound | None:
@@ -129,6 +154,12 @@ class Column(ContractPart):
     @model_validator(mode="before")
     @classmethod
     def _read_levels(cls, data: Any) -> Any:
+        domain = data.get("domain") if isinstance(data, dict) else None
+        if isinstance(domain, dict) and "values" in domain:
+            raise ContradictionError([(("domain", "values"), "not permitted: no such key here; remove it")])
+        if isinstance(domain, dict) and data.get("type") == "string" and isinstance(domain.get("levels"), dict):
+            text = "levels of type string need no names: write a list, and name them with normalise: [{map: {…}}]"
+            raise ContradictionError([(("domain", "levels"), text)])
         return levels_as_text(data)
 
     @field_validator("derive")
@@ -196,7 +227,8 @@ class Column(ContractPart):
             types = " or ".join(LEVEL_TYPES)
             yield f"a domain of levels needs type {types}, not {self.type}: use a range, or type: string"
             return
-        for level in self.domain.levels:
+        yield from self._name_faults(self.domain)
+        for level in self.domain.value_texts:
             if level_value(self.type, self.decimals, level) is None:
                 yield f"the level {level!r} is no value of type {self.type}{_AS_LEVELS[self.type]}"
                 continue
@@ -205,6 +237,17 @@ class Column(ContractPart):
                     f"the level {level!r} never occurs, as normalise makes it {normal!r}:"
                     + (" remove it" if normal in self.domain.levels else f" write the level as {normal!r}")
                 )
+
+    def _name_faults(self, domain: Domain) -> Iterator[str]:
+        if domain.values is None:
+            return
+        if twice := sorted({value for value in domain.values if domain.values.count(value) > 1}):
+            yield repeated_levels(twice)
+        for value, name in zip(domain.values, domain.levels, strict=True):
+            if not name.strip():
+                yield f"the level {value} has an empty name: write one, or remove the level"
+            elif name != value and level_value(self.type, self.decimals, name) is not None:
+                yield f"{name!r} as the name of {value} is itself a value of type {self.type}: choose another name"
 
     def _check_faults(self) -> Iterator[str]:
         for check in self.checks:

@@ -113,7 +113,7 @@ def column_rules(column: Column, use: Use) -> Iterator[RowRule]:
     if not column.nullable.on(use):
         yield RowRule(of, NOT_NULL, "error", IsNull(column.name))
     if column.domain is not None:
-        levels = column.domain.levels
+        levels = column.domain.shown
         closed = column.domain.closed.on(use)
         text = f"domain: one of {', '.join(levels)}" + ("" if closed else "; taken as unknown")
         yield RowRule(of, text, "error" if closed else "warning", NotIn(column.name, column.level_values))

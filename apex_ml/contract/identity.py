@@ -39,6 +39,8 @@ class ColumnIdentity(ContractPart):
     normalise: tuple[Normalisation, ...] = ()
     timezone: str | None = None
     derive: str | None = Field(None, exclude_if=lambda expression: expression is None)
+    values: tuple[str, ...] | None = Field(None, exclude_if=lambda values: values is None)
+    """The values that have the levels as names."""
 
     @classmethod
     def of(cls, column: Column) -> Self:
@@ -51,7 +53,13 @@ class ColumnIdentity(ContractPart):
             normalise=column.normalise,
             timezone=column.timezone,
             derive=column.derive,
+            values=column.domain.values if column.domain else None,
         )
+
+    def value_of(self, level: str) -> str | None:
+        """The text of the value of a level; None without this level."""
+        levels = self.levels or ()
+        return dict(zip(levels, self.values or levels, strict=True)).get(level)
 
 
 class ContractIdentity(ContractPart):
@@ -111,7 +119,9 @@ class ContractIdentity(ContractPart):
 def _column(name: str, part: ColumnIdentity, today: Column | None) -> Column:
     """The column of an identity; what the identity does not have is that of the column today."""
     closed = today.domain.closed if today is not None and today.domain is not None else ALWAYS
-    domain = None if part.levels is None else Domain.model_construct(levels=part.levels, closed=closed)
+    domain = (
+        None if part.levels is None else Domain.model_construct(levels=part.levels, closed=closed, values=part.values)
+    )
     base = today or Column.model_construct(  # it was checked when it was in the contract
         name=name, description="No longer in the contract.", type=part.type, role=part.role
     )

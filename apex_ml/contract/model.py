@@ -195,6 +195,8 @@ class Contract(Wording):
         }
         features = self.features.model_dump(mode="json", exclude={"suspicious_gain"})
         content = with_former_names({"features": features, "columns": columns, "classes": self.classes})
+        if named := {c.name: c.domain.values for c in self.columns.values() if c.domain and c.domain.values}:
+            content["values"] = named
         return hashlib.sha256(json_text(content, sort_keys=True).encode()).hexdigest()
 
 

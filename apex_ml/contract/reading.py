@@ -28,6 +28,9 @@ from apex_ml.contract.yaml_scalars import (
 )
 from apex_ml.errors import ConfigError
 
+VALUES_WITH_NAMES: Place = ("domain", "levels")
+"""The end of the place of a mapping whose keys are values of a column: ``{0: kept, 1: cancelled}``."""
+
 
 @dataclass
 class ContractFile:
@@ -104,7 +107,7 @@ class ContractFile:
                     merged = {**(part if isinstance(part, dict) else {}), **merged}
                 continue
             name, line = str(key.value), line_of_node(key)
-            if key.tag not in (TEXT_TAG, f"{TAG}value"):
+            if key.tag not in (TEXT_TAG, f"{TAG}value") and place[-2:] != VALUES_WITH_NAMES:
                 self.faults.append((line, (*place, name), f"the key {quote_advice(key)}"))
             if name in values:
                 text = f"the key {name} occurs twice, first on line {lines[name]}; YAML would keep the last: remove one"

@@ -76,12 +76,21 @@ def own_feature(column: Column) -> FeatureColumn:
 def feature_values(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
     """The values of a column as a feature: levels as text, numbers as float64, dates and times as days since 1970."""
     if column.is_categorical:
-        return values if column.type == "string" else values.cast(pa.string())
+        return level_texts(column, values)
     if pa.types.is_floating(values.type):  # of a file of features, too
         return values.cast(pa.float64())
     if column.type == "timestamp":
         return pc.divide(values.cast(pa.int64()).cast(pa.float64(), safe=False), MICROSECONDS_A_DAY)
     return (values.cast(pa.int32()) if column.type == "date" else values).cast(pa.float64())
+
+
+def level_texts(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Values of a column as the text by which levels and classes are named: their names in the contract, if any."""
+    texts = values if pa.types.is_string(values.type) else values.cast(pa.string())
+    if column.domain is None or column.domain.values is None:
+        return texts
+    places = pc.index_in(texts, value_set=pa.array(column.domain.values, pa.string()))
+    return pc.coalesce(pc.take(pa.array(column.domain.levels, pa.string()), places), texts)
 
 
 def state_needed(contract: Contract, names: Collection[str]) -> tuple[StateColumn, ...]:

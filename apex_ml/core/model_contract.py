@@ -20,7 +20,7 @@ def contract_of_model(contract: Contract, model: Model) -> Contract:
 
 def _assumed(contract: Contract, model: Model) -> ContractIdentity:
     today = ContractIdentity.of(contract)
-    target = today.columns[contract.target].model_copy(update={"levels": model.classes})
+    target = today.columns[contract.target].model_copy(update={"levels": model.classes, "values": None})
     return today.model_copy(update={"columns": today.columns | {contract.target: target}})
 
 

@@ -18,6 +18,7 @@ from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.contract.requests.values import number_text
+from apex_ml.core.features import level_texts
 from apex_ml.errors import DataError, TransientError
 from apex_ml.json_text import json_text
 from apex_ml.serving.client import Target
@@ -78,7 +79,8 @@ def rows_of(contract: Contract, table: pa.Table, name: str) -> LoadtestRows:
             columns[column.name] = [_sent(column, v) for v in values.to_pylist()]
     known = set(contract.classes)
     target = contract.target
-    truth = table.column(target).cast(pa.string()).to_pylist() if target in table.column_names else []
+    has_truth = target in table.column_names
+    truth = level_texts(contract.columns[target], table.column(target)).to_pylist() if has_truth else []
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     classes = [t if t in known else None for t in truth] or [None] * len(rows)
     return LoadtestRows(contract.name, rows, classes, contract.classes)

@@ -27,8 +27,15 @@ def duckdb_type(column: Column) -> str:
 
 
 def level_sql(column: Column, value: str) -> str:
-    """SQL of a value as the text by which levels and classes are named."""
-    return value if column.type == "string" else f"CAST({value} AS VARCHAR)"
+    """SQL of a value as the text by which levels and classes are named: its name in the contract, if it has one."""
+    if column.type == "string":
+        return value
+    text = f"CAST({value} AS VARCHAR)"
+    if column.domain is None or column.domain.values is None:
+        return text
+    named = zip(column.domain.values, column.domain.levels, strict=True)
+    cases = " ".join(f"WHEN {literal(of_value)} THEN {literal(name)}" for of_value, name in named)
+    return f"CASE {text} {cases} ELSE {text} END"
 
 
 def is_text(kind: pa.DataType) -> bool:

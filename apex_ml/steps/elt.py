@@ -26,7 +26,7 @@ from apex_ml.adapters.duckdb.accepted_rows import (
 from apex_ml.adapters.storage.files import sha256_of
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import POSITION
-from apex_ml.core.features import finish, row_inputs
+from apex_ml.core.features import finish, level_texts, row_inputs
 from apex_ml.core.history import Replay, settle_by_attributes
 from apex_ml.errors import DataError
 from apex_ml.services.results import EltResult, ValidateResult
@@ -213,5 +213,5 @@ def _finished(contract: Contract, states: pa.Table, columns: CodedColumns) -> pa
         states = states.append_column(name, attributes.column(name))
     finished = finish(contract, states)
     key = {name: states.column(name) for name in contract.named("entity", "timestamp", "target")}
-    key[contract.target] = key[contract.target].cast(pa.string())  # a class is known by its text
+    key[contract.target] = level_texts(contract.columns[contract.target], key[contract.target])
     return pa.table(key | {name: finished.column(name) for name in finished.column_names})

@@ -76,7 +76,7 @@ def _description(column: Column) -> str:
     if column.role in ("key", "passthrough"):
         text += " Stays beside the score, and is not used for it."
     if column.domain is not None:
-        text += f" One of {', '.join(column.domain.levels)}" + (
+        text += f" One of {', '.join(column.domain.shown)}" + (
             "." if column.domain.closed.score else "; another value is taken as unknown, with a warning."
         )
     if column.type == "date" or date_formats(column) != (ISO_DATE,):
@@ -95,7 +95,7 @@ def _extra(column: Column) -> dict[str, Any]:
     """What the schema of the field holds besides."""
     extra: dict[str, Any] = {"x-role": column.role}
     if column.domain is not None:
-        extra["examples"] = list(column.domain.levels)
+        extra["examples"] = list(column.domain.value_texts)
     if column.type in ("date", "timestamp"):
         extra["format"] = "date" if column.type == "date" else "date-time"
     for rule in column_rules(column, "score"):
