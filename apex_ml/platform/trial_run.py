@@ -28,7 +28,7 @@ from apex_ml.services.results import EltResult, SplitResult, ValidateResult
 from apex_ml.services.run_folder import StepContext, run_step
 from apex_ml.services.run_layout import ACCEPTED
 from apex_ml.services.sample import Sample, sample_accepted
-from apex_ml.services.training_inputs import load_examples, model_info, training_options
+from apex_ml.services.training_inputs import load_examples, model_info, training_options, training_time
 from apex_ml.settings import Settings
 from apex_ml.steps.elt import elt
 from apex_ml.steps.split import split
@@ -139,6 +139,7 @@ def _develop(context: StepContext, divided: SplitResult, tables: dict[str, Examp
         segment_columns(contract),
         options,
         model_info(context, divided, tables),
+        spent=training_time(context),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from datetime import date, timedelta
 
 import numpy as np
@@ -23,11 +25,14 @@ from apex_ml.core.profile import Bins, ModelProfile, bins_of
 from apex_ml.core.search import Budget
 from apex_ml.core.split import PARTS
 from apex_ml.core.strategies import split_strategy
+from apex_ml.core.training_time import TrainingTime
 from apex_ml.services.holdout import class_indexes
 from apex_ml.services.results import EltResult, SplitResult, ValidateResult
 from apex_ml.services.run_folder import StepContext, git_commit, step_manifest
 from apex_ml.services.run_layout import ACCEPTED
 from apex_ml.sql.accepted_rows import select_weeks_before
+
+logger = logging.getLogger(__name__)
 
 RECENT_WEEKS, MIN_RECENT_ROWS = 4, 5_000
 """A model keeps the attributes of the newest week of rows, or of more weeks, up to RECENT_WEEKS, until they have
@@ -53,6 +58,11 @@ def training_options(context: StepContext, trials: int, strategy: str) -> Option
         threads=settings.threads,
     )
     return split_strategy(strategy).options(context.contract, options)
+
+
+def training_time(context: StepContext) -> TrainingTime:
+    """The time budget of a training, from now on. Its progress is logged."""
+    return TrainingTime(60 * context.pipeline.options.model.time_budget_minutes, logger.info, time.monotonic)
 
 
 def load_examples(context: StepContext) -> dict[str, Examples]:

@@ -13,16 +13,19 @@ from apex_ml.adapters.mlflow.tracking import Registered, TrainingRecord, log_and
 from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.adapters.postgres.versions import PostgresVersions, VersionRecord
 from apex_ml.adapters.storage.files import sha256_of
+from apex_ml.contract.options import ModelOptions
 from apex_ml.core.degradation import EXPECTED
 from apex_ml.core.development import Development, Options, develop
+from apex_ml.core.examples import Examples
 from apex_ml.core.model_card import model_card
+from apex_ml.core.model_info import ModelInfo
 from apex_ml.core.search import Trial
 from apex_ml.core.strategies import split_strategy
 from apex_ml.services.holdout import segment_columns
 from apex_ml.services.manifest import Manifest
 from apex_ml.services.results import ComparedModel, SplitResult, TrainResult
 from apex_ml.services.run_folder import StepContext, run_step, step_manifest
-from apex_ml.services.training_inputs import load_examples, model_info, training_options
+from apex_ml.services.training_inputs import load_examples, model_info, training_options, training_time
 from apex_ml.services.training_record import (
     PROFILE_PAGE,
     compare_with_optimum,
@@ -61,6 +64,9 @@ def train(context: StepContext, *, trials: int) -> TrainResult:
         "device": options.device,
         "seed": options.seed,
     }
+    minutes = context.pipeline.options.model.time_budget_minutes
+    if minutes != ModelOptions().time_budget_minutes:
+        inputs["time_budget_minutes"] = minutes
     if options.costs:
         inputs["costs"] = options.costs
     if context.pipeline.options.model.positive is not None:
@@ -79,16 +85,7 @@ def _work(
     parts = load_examples(context)
     info = model_info(context, divided.result, parts)
     search_file = context.processed / context.run / f".search-{divided.key[:16]}.db"
-    done = develop(
-        parts,
-        split_strategy(info.split).columns(context.contract),
-        context.contract.classes,
-        segment_columns(context.contract),
-        options,
-        info,
-        storage=f"sqlite:///{search_file}" if options.budget.trials else None,
-        on_trial=_log_trial,
-    )
+    done = _develop(context, parts, options, info, search_file)
     if split_strategy(info.split).is_compared:
         done = compare_with_own_features(context, done, parts, info)
     if truth is not None:
@@ -120,6 +117,28 @@ def _work(
         (folder / "bundle" / name).write_bytes(content)
     _record_version(context, done, registered, pages)
     return _result(context, folder, done, registered)
+
+
+def _develop(
+    context: StepContext, parts: dict[str, Examples], options: Options, info: ModelInfo, search_file: Path
+) -> Development:
+    """Develop a model within the time budget. The file keeps the trials of a search until its model is registered."""
+    spent = training_time(context)
+    done = develop(
+        parts,
+        split_strategy(info.split).columns(context.contract),
+        context.contract.classes,
+        segment_columns(context.contract),
+        options,
+        info,
+        storage=f"sqlite:///{search_file}" if options.budget.trials else None,
+        on_trial=_log_trial,
+        spent=spent,
+    )
+    if spent.was_short:
+        minutes = context.pipeline.options.model.time_budget_minutes
+        logger.warning("training stopped early: model.time_budget_minutes is %g; the result may not repeat", minutes)
+    return done
 
 
 def _log_trial(trial: Trial) -> None:

@@ -60,7 +60,7 @@ def test_a_night_is_shown_and_nothing_is_kept(here: Path, capsys: pytest.Capture
     lines = [line.split() for line in out.splitlines()]
     assert next(line for line in lines if line[:2] == ["age", "group"])[2] == "yes"
     assert next(line for line in lines if line[:1] == ["distance"])[1] == "no"
-    for model in ("class prior", "logistic regression", "XGBoost with defaults", "Apex (xgboost)"):
+    for model in ("class prior", "logistic regression", "XGBoost with defaults", "Apex (xgboost_native)"):
         assert out.count(f"  {model} ") == 1, out
     assert list((here / "temporary").iterdir()) == [] and not (here / "home").exists()
     text = (here / "visits-try.html").read_text(encoding="utf-8")

@@ -23,6 +23,10 @@ class Part:
     y: np.ndarray
 
 
+Watch = Callable[[int, float], bool]
+"""Takes (round, validation log loss) after each round, and returns whether the time for the fit is over."""
+
+
 @dataclass(frozen=True)
 class FitContext:
     """Arguments of every fit. `report` takes (round, validation log loss) and may raise to prune the trial."""
@@ -35,6 +39,7 @@ class FitContext:
     class_weights: Literal["none", "balanced"] = "none"
     early_stopping_rounds: int = 30
     report: Callable[[int, float], None] | None = None
+    watch: Watch | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,10 @@ class Candidate(ABC):
     def defaults(self, context: FitContext) -> dict[str, Any]:
         """Parameters that a search tries first. Without a search they are the only ones."""
         return {}
+
+    def presets(self, context: FitContext) -> tuple[dict[str, Any], ...]:
+        """Sets of parameters of which the best on validation is used without a search; a search tries them first."""
+        return (self.defaults(context),)
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any] | None:
         """Draw parameters for a trial of the search; None when there is nothing to search."""

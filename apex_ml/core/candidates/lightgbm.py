@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from apex_ml.core.candidates.interface import Candidate, FitContext, Fitted, Part, Scorer
+from apex_ml.core.candidates.interface import Candidate, FitContext, Fitted, Part, Scorer, Watch
 from apex_ml.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,6 +25,19 @@ class _Trees:
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Probability of each class."""
         return np.asarray(self._booster.predict(x), np.float32)
+
+
+def _watched(watch: Watch) -> Callable[[Any], None]:
+    """Ends the training when the time for it is over."""
+
+    def after_round(env: Any) -> None:
+        import lightgbm as lgb
+
+        losses = env.evaluation_result_list
+        if watch(env.iteration, float(losses[-1][2])):
+            raise lgb.callback.EarlyStopException(env.iteration, losses)
+
+    return after_round
 
 
 class LightGBMTrees(Candidate):
@@ -71,6 +84,8 @@ class LightGBMTrees(Candidate):
         if context.report is not None:
             report = context.report
             callbacks.append(lambda env: report(env.iteration, float(env.evaluation_result_list[-1][2])))
+        if context.watch is not None:
+            callbacks.append(_watched(context.watch))
         data = lgb.Dataset(train.x, train.y)
         valid = data.create_valid(validation.x, validation.y)
         booster = lgb.train(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 import xgboost as xgb
 from sklearn.utils.class_weight import compute_sample_weight
 
-from apex_ml.core.candidates.interface import Candidate, FitContext, Fitted, Part, Scorer
+from apex_ml.core.candidates.interface import Candidate, FitContext, Fitted, Part, Scorer, Watch
 from apex_ml.errors import DataError
 
 if TYPE_CHECKING:
@@ -45,6 +45,17 @@ class Trained:
     curve: dict[str, list[float]]
 
 
+class _Watched(xgb.callback.TrainingCallback):  # type: ignore[misc]
+    """Ends the training when the time for it is over. What the rounds until then have found counts."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+        """Show the progress; True ends the training."""
+        return self._watch(epoch, float(evals_log["validation"]["mlogloss"][-1]))
+
+
 class _Reporting(xgb.callback.TrainingCallback):  # type: ignore[misc]
     """Reports the validation log loss after every round."""
 
@@ -63,11 +74,15 @@ def fit_xgboost(
     classes: int,
     settings: TrainingSettings,
     report: Callable[[int, float], None] | None = None,
+    *,
+    watch: Watch | None = None,
+    feature_types: Sequence[str] | None = None,
 ) -> Trained:
     """Train multi:softprob on codes. Each part is (matrix (n, f), class indexes (n,)).
 
     `report` gets (round, validation log loss) after every round and may raise to stop a poor trial. With it the curve
-    has no training loss.
+    has no training loss. `watch` gets the same and ends the training when it returns True. `feature_types` are those of
+    XGBoost: q for a number, c for a column whose codes are categories.
     Raises :class:`~apex_ml.errors.DataError` when a part is empty or the target is constant.
     """
     (x, y), (xv, yv) = train, validation
@@ -76,9 +91,34 @@ def fit_xgboost(
     if len(np.unique(y)) < 2:
         raise DataError("train: every training row has the same target, so no model can be fitted")
     weights = compute_sample_weight("balanced", y) if settings.class_weights == "balanced" else None
-    dtrain = xgb.QuantileDMatrix(x, y, weight=weights, nthread=settings.threads)
-    dvalidation = xgb.QuantileDMatrix(xv, yv, ref=dtrain, nthread=settings.threads)
-    parameters = {
+    types = {"feature_types": list(feature_types), "enable_categorical": True} if feature_types else {}
+    dtrain = xgb.QuantileDMatrix(x, y, weight=weights, nthread=settings.threads, **types)
+    dvalidation = xgb.QuantileDMatrix(xv, yv, ref=dtrain, nthread=settings.threads, **types)
+    curve: dict[str, dict[str, list[float]]] = {}
+    booster = xgb.train(
+        _parameters(classes, settings),
+        dtrain,
+        num_boost_round=settings.rounds,
+        # a search does not use the training loss, and computing it takes a fifth of the time
+        evals=[(dvalidation, "validation")] if report else [(dtrain, "train"), (dvalidation, "validation")],
+        early_stopping_rounds=settings.early_stopping_rounds or None,
+        evals_result=curve,
+        verbose_eval=False,
+        callbacks=[*([_Reporting(report)] if report else []), *([_Watched(watch)] if watch else [])] or None,
+    )
+    best = booster.best_iteration if settings.early_stopping_rounds else booster.num_boosted_rounds() - 1
+    best_booster = booster[: best + 1]
+    return Trained(
+        booster=bytes(best_booster.save_raw("ubj")),
+        best_round=best,
+        validation_log_loss=float(curve["validation"]["mlogloss"][best]),
+        curve={part: values["mlogloss"] for part, values in curve.items()},
+    )
+
+
+def _parameters(classes: int, settings: TrainingSettings) -> dict[str, Any]:
+    """XGBoost's own names and values."""
+    return {
         "objective": "multi:softprob",
         "num_class": classes,
         "eval_metric": "mlogloss",
@@ -93,26 +133,18 @@ def fit_xgboost(
         "seed": settings.seed,
         "nthread": settings.threads,
     }
-    curve: dict[str, dict[str, list[float]]] = {}
-    booster = xgb.train(
-        parameters,
-        dtrain,
-        num_boost_round=settings.rounds,
-        # a search does not use the training loss, and computing it takes a fifth of the time
-        evals=[(dvalidation, "validation")] if report else [(dtrain, "train"), (dvalidation, "validation")],
-        early_stopping_rounds=settings.early_stopping_rounds or None,
-        evals_result=curve,
-        verbose_eval=False,
-        callbacks=[_Reporting(report)] if report else None,
+
+
+def training_settings(params: Mapping[str, Any], context: FitContext) -> TrainingSettings:
+    """The parameters of a candidate with what holds for every fit."""
+    settings = TrainingSettings(
+        early_stopping_rounds=context.early_stopping_rounds,
+        class_weights=context.class_weights,
+        device=context.device,
+        seed=context.seed,
+        threads=context.threads,
     )
-    best = booster.best_iteration if settings.early_stopping_rounds else booster.num_boosted_rounds() - 1
-    best_booster = booster[: best + 1]
-    return Trained(
-        booster=bytes(best_booster.save_raw("ubj")),
-        best_round=best,
-        validation_log_loss=float(curve["validation"]["mlogloss"][best]),
-        curve={part: values["mlogloss"] for part, values in curve.items()},
-    )
+    return replace(settings, **params)
 
 
 SMALL_ROWS = 2048
@@ -164,18 +196,14 @@ class XGBoostTrees(Candidate):
 
     def fit(self, params: Mapping[str, Any], train: Part, validation: Part, context: FitContext) -> Fitted:
         """Train with early stopping on the validation part."""
-        settings = replace(
-            TrainingSettings(
-                early_stopping_rounds=context.early_stopping_rounds,
-                class_weights=context.class_weights,
-                device=context.device,
-                seed=context.seed,
-                threads=context.threads,
-            ),
-            **params,
-        )
+        settings = training_settings(params, context)
         trained = fit_xgboost(
-            (train.x, train.y), (validation.x, validation.y), len(context.classes), settings, context.report
+            (train.x, train.y),
+            (validation.x, validation.y),
+            len(context.classes),
+            settings,
+            context.report,
+            watch=context.watch,
         )
         return Fitted(trained.booster, {**asdict(settings), "best_round": trained.best_round}, trained.curve)
 

@@ -17,7 +17,9 @@ MAX_LEVELS = 50
 """Different values up to which a text has a list of levels in the contract."""
 ROWS_A_LEVEL = 20
 """Rows of every level from which another level is an error in training."""
-MAX_LEARNED = 1000
+ROWS_A_LEARNED_LEVEL = 10
+"""Mean rows of a level from which levels can be learned."""
+MAX_LEARNED = 5000
 """Different values up to which a text without a list is a feature; its levels are learned."""
 MAX_TEXT = 100
 """Characters of a text up to which it can be a level."""
@@ -228,7 +230,7 @@ def _plan_text(column: ColumnProfile, draft: _Draft) -> bool:
         if not is_closed:
             draft.notes.append("some levels are rare, so that another one is no error")
         return bool(levels)
-    if column.distinct <= min(MAX_LEARNED, column.known // ROWS_A_LEVEL):
+    if column.distinct <= min(MAX_LEARNED, column.known // ROWS_A_LEARNED_LEVEL):
         draft.notes.append("its levels are learned in training; rare ones count as unknown")
         return True
     draft.notes.append("no feature: too many different values")

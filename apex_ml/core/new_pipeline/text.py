@@ -50,7 +50,11 @@ def pipeline_text(name: str, profile: TableProfile, choices: Choices, proposal: 
     lines += ["", "features:", *_features(proposal)]
     lines += ["", "split:", "  fractions: {train: 0.6, validation: 0.2, test: 0.2}", "  gap_days: 0"]
     lines += ["", "promotion:", "  margin: 0.001", "  alpha: 0.05", "  mode: sequential"]
-    lines += ["", "model:", "  candidates: [xgboost]", "  trials: 0"]
+    lines += ["", "model:"]
+    lines += _comment(
+        "the best on validation wins; xgboost_native splits columns of many levels by sets of levels", "  "
+    )
+    lines += ["  candidates: [xgboost_native, logistic]", "  trials: 0"]
     if raw is not None:
         lines += ["", "locations:", f"  raw: {scalar(raw)}"]
     return "\n".join(lines) + "\n"
