@@ -26,6 +26,7 @@ from apex_ml.services.run_folder import git_commit
 from apex_ml.settings import CODE_ROOT
 from benchmarks import (  # noqa: F401  (importing registers)
     dags,
+    derived,
     drift,
     features,
     gate,

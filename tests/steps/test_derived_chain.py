@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from apex_ml.adapters.duckdb.split_rows import HELD_ROWS
 from apex_ml.steps.monitor import monitor
 from apex_ml.steps.outcomes import outcomes
 from apex_ml.steps.score import score
@@ -142,3 +143,12 @@ def test_the_newest_day_can_be_held_back(trained: Trained) -> None:
     assert {"year", "month", "dom"} <= set(held.column_names) and not {"day", "dear", "missed"} & set(held.column_names)
     pq.write_table(held, trained.apex.inbox / "held.parquet")
     assert score(trained.apex.context("scoring"), ["held.parquet"]).to_json()["scored"] == 1
+
+
+def test_a_large_drop_is_scored(trained: Trained) -> None:
+    drop = with_parts(loans(HELD_ROWS + 100, seed=11, day=NEWEST))
+    pq.write_table(drop, trained.apex.inbox / "large.parquet")
+    result = score(trained.apex.context("scoring"), ["large.parquet"]).to_json()
+    assert result["rows_scored"] == HELD_ROWS + 100, result
+    query = "SELECT count(*) FROM loans.scored WHERE day = %s AND weekday = %s"
+    assert trained.apex.sql(query, NEWEST, f"{NEWEST:%A}")[0][0] >= HELD_ROWS + 100
