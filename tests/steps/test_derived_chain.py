@@ -151,4 +151,4 @@ def test_a_large_drop_is_scored(trained: Trained) -> None:
     result = score(trained.apex.context("scoring"), ["large.parquet"]).to_json()
     assert result["rows_scored"] == HELD_ROWS + 100, result
     query = "SELECT count(*) FROM loans.scored WHERE day = %s AND weekday = %s"
-    assert trained.apex.sql(query, NEWEST, f"{NEWEST:%A}")[0][0] >= HELD_ROWS + 100
+    assert trained.apex.sql(query, (NEWEST, f"{NEWEST:%A}"))[0][0] >= HELD_ROWS + 100
