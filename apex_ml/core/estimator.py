@@ -24,6 +24,8 @@ from apex_ml.core.model_info import ModelInfo
 from apex_ml.errors import DataError
 from apex_ml.json_text import json_text
 
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest number that a feature can have; larger ones count as it."""
 MODEL_FILE = "model.json"
 TRAINING_KEYS_FILE = "seen.u64"
 LEVELS_LIMIT = 5000
@@ -66,7 +68,9 @@ class Encoder:
                 codes = pc.fill_null(pc.index_in(values, value_set=pa.array(column.levels or (), pa.string())), -1)
                 matrix[:, index] = codes.to_numpy() + 1
             else:
-                matrix[:, index] = pc.fill_null(values.cast(pa.float64()), float("nan")).to_numpy()
+                numbers = pc.fill_null(values.cast(pa.float64()), float("nan")).to_numpy()
+                # XGBoost refuses infinity, which a larger number would become
+                matrix[:, index] = np.clip(numbers, -LARGEST, LARGEST)
         return matrix
 
 

@@ -81,7 +81,8 @@ def feature_values(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
         return values.cast(pa.float64())
     if column.type == "timestamp":
         return pc.divide(values.cast(pa.int64()).cast(pa.float64(), safe=False), MICROSECONDS_A_DAY)
-    return (values.cast(pa.int32()) if column.type == "date" else values).cast(pa.float64())
+    # a number with more than 53 bits becomes the nearest one that a double has
+    return (values.cast(pa.int32()) if column.type == "date" else values).cast(pa.float64(), safe=False)
 
 
 def level_texts(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -61,6 +61,11 @@ def count_days(day: str) -> str:
     return f"SELECT count(*), count({day}), min(year({day})), max(year({day})) FROM {PROFILED}"
 
 
+def widened(column: str) -> str:
+    """SQL of a float as the double that the contract reads: the text of a float has seven digits only."""
+    return f"CAST({column} AS DOUBLE)"
+
+
 def decoded(column: str) -> str:
     """SQL of bytes as text; null where they are not UTF-8."""
     return f"TRY(decode({column}))"

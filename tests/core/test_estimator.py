@@ -72,6 +72,13 @@ def test_numbers_pass_and_null_is_nan() -> None:
     assert np.array_equal(encoder.encode(table), np.array([[1.5, np.nan], [np.nan, 3]], np.float32), equal_nan=True)
 
 
+def test_numbers_that_a_float_cannot_hold_are_the_largest_that_it_can() -> None:
+    numbers = [1e39, -1e300, 3.5, None]
+    x = Encoder((FeatureColumn("n", "numeric"),)).encode(pa.table({"n": pa.array(numbers, pa.float64())}))[:, 0]
+    largest = np.finfo(np.float32).max
+    assert x[:3].tolist() == [largest, -largest, 3.5] and np.isnan(x[3])
+
+
 def test_levels_without_a_domain_are_learned_most_frequent_first_ties_by_name() -> None:
     route = ["b", "a", "c", "c", None, "d", "b", "a"]
     table = table_of(["1"] * 8, route, [0.0] * 8)

@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from apex_ml.contract.columns import Column
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.history_state import state_columns
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import LAST_DATE, LAST_TARGET
-from apex_ml.core.features import calendar_part, feature_columns, finish, state_needed
+from apex_ml.core.features import calendar_part, feature_columns, feature_values, finish, state_needed
 from apex_ml.sql.features import select_examples, select_snapshot, select_state
 from tests.support.reference_features import (
     EPOCH,
@@ -150,6 +151,15 @@ def test_calendar_parts_equal_datetime(part: Any) -> None:
     dates += [date(2024, 2, 28), date(2024, 2, 29), date(2024, 12, 31), date(1970, 1, 1), date(1969, 12, 31)]
     days = np.array([d.toordinal() - EPOCH.toordinal() for d in dates], np.int64)
     assert calendar_part(days, part).tolist() == [PARTS[part](d) for d in dates]
+
+
+def test_whole_numbers_of_any_size_are_features() -> None:
+    column = Column(name="n", description="A number.", type="int64", role="attribute")
+    numbers = [2**63 - 1, -(2**63), 2**53 + 1, 7, None]
+    assert feature_values(column, pa.chunked_array([pa.array(numbers, pa.int64())])).to_pylist() == [
+        *(float(n) for n in numbers[:4] if n is not None),
+        None,
+    ]
 
 
 def test_feature_names_are_distinct_and_identifiers_are_none_of_them(contract: Contract) -> None:

@@ -126,6 +126,15 @@ def test_the_check_reports_every_file_that_a_run_would_refuse(here: Path, capsys
     assert code == 10 and "there is no such file or folder" in err
 
 
+def test_levels_of_floats_have_all_their_digits(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The shortest text of the float 193428656 is 193428660.0."""
+    table = {"show": pa.array([193428656.0, 0.0] * 200, pa.float32()), "distance": [n % 7 for n in range(400)]}
+    write_table(here / "visits.parquet", table)
+    code, out, err = called(capsys, "init", "visits", "--from", "visits.parquet", "--target", "show", "--yes")
+    assert code == 0, err
+    assert "Accepted rows by class: 0 200, 193428656 200" in out
+
+
 def test_a_table_without_anything_to_learn_from_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = {"show": ["yes", "no"] * 200, "note": [f"patient {n} came late" for n in range(400)]}
     write_table(here / "visits.parquet", table)
@@ -150,6 +159,7 @@ ROWS = 60
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "texts": st.lists(st.sampled_from(["a", "A ", "", "no", "é", "x'y", '"', "1", None]), min_size=ROWS, max_size=ROWS),
     "floats": st.lists(st.floats(width=32) | st.none(), min_size=ROWS, max_size=ROWS),
+    "doubles": st.lists(st.floats() | st.none(), min_size=ROWS, max_size=ROWS),
     "integers": st.lists(st.integers(-(2**63), 2**63 - 1), min_size=ROWS, max_size=ROWS),
     "small": st.lists(st.integers(-2, 2) | st.none(), min_size=ROWS, max_size=ROWS),
     "booleans": st.lists(st.booleans() | st.none(), min_size=ROWS, max_size=ROWS),
@@ -161,6 +171,7 @@ COLUMNS = st.one_of([values.map(lambda drawn, kind=kind: (kind, drawn)) for kind
 TYPES = {
     "texts": pa.string(),
     "floats": pa.float32(),
+    "doubles": pa.float64(),
     "integers": pa.int64(),
     "small": pa.int16(),
     "booleans": pa.bool_(),

@@ -170,6 +170,8 @@ def _read_columns(
             if kind == "BLOB" and _all_readable(con, column.sql, decoded := sql.decoded(column.sql)):
                 read_as[nr] = decoded
                 column = TableColumn(name, place_name(nr), "text")
+            elif kind == "FLOAT":
+                read_as[nr] = sql.widened(column.sql)
             elif kind == "VARCHAR" and (formats := _date_formats(con, column.sql)):
                 read_as[nr] = sql.parsed(column.sql, formats)
                 column = TableColumn(name, place_name(nr), "timestamp", formats)
