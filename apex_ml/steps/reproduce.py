@@ -26,10 +26,13 @@ def reproduce(context: StepContext) -> ReproduceResult:
     used = recorded.inputs
     bundle = context.folder("train") / "bundle"
     before = Model.from_files({path.name: path.read_bytes() for path in bundle.iterdir()})
+    columns = split_strategy(before.info.split).columns(context.contract)
+    # all features may have been kept because other parameters than the recorded ones needed them
+    has_all = {column.name for column in columns} == set(before.encoder.names)
     options = replace(
         training_options(context, 0, before.info.split),
         contenders=tuple(used["contenders"]),
-        selection=used["selection"],
+        selection="none" if has_all else used["selection"],
         decision=used.get("decision", "macro_f1"),  # which older versions of Apex did not record
         costs=tuple(map(tuple, used.get("costs", ()))),
         class_weights=used["class_weights"],
@@ -40,7 +43,6 @@ def reproduce(context: StepContext) -> ReproduceResult:
     )
     parts = load_examples(context)
     contract = context.contract
-    columns = split_strategy(before.info.split).columns(context.contract)
     done = develop(parts, columns, contract.classes, segment_columns(contract), options, before.info)
     files, reproduced_files = before.to_files(), done.model.to_files()
     differing = sorted(name for name in files if files[name] != reproduced_files.get(name))

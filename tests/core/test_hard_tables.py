@@ -125,6 +125,16 @@ def test_the_selection_costs_no_more_than_its_limit_on_validation(case: str) -> 
         assert any("with all features the validation loss is clearly lower" in v.reason for v in usual.verdicts)
 
 
+@pytest.mark.parametrize("case", ["small", "nulls"])
+def test_a_model_of_all_features_repeats_from_its_recorded_parameters(case: str) -> None:
+    make, rows, _ = CASES[case]
+    parts, columns = parts_of(make, rows)
+    usual = trained(parts, columns)
+    assert usual.model.encoder.names == tuple(column.name for column in columns)
+    again = trained(parts, columns, selection="none", fixed=usual.chosen)
+    assert again.model.to_files() == usual.model.to_files()
+
+
 def test_free_text_is_refused_as_a_feature_with_a_hint() -> None:
     n = 300
     random = np.random.default_rng(0)

@@ -52,6 +52,9 @@ def test_the_pipeline_of_a_new_table_is_trained_promoted_and_scores(home: Apex) 
     split(context, strategy="temporal")
     trained = home.call("train", "--run", "first")
     assert trained.code == 0, trained.err
+    assert trained.result["winner"] in ("xgboost_native", "logistic")
+    again = home.call("train", "--run", "first", "--reproduce")
+    assert again.result["reproduced"], again.result
     promoted = promote(context, who="test").to_json()
     assert promoted["promoted"], promoted
     drop = {name: values for name, values in visits(300, seed=8).items() if name not in ("show", "minutes")}

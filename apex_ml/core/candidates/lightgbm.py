@@ -28,14 +28,17 @@ class _Trees:
 
 
 def _watched(watch: Watch) -> Callable[[Any], None]:
-    """Ends the training when the time for it is over."""
+    """Ends the training with its best round when the time for it is over."""
+    best: tuple[float, int] = (float("inf"), 0)
 
     def after_round(env: Any) -> None:
         import lightgbm as lgb
 
-        losses = env.evaluation_result_list
-        if watch(env.iteration, float(losses[-1][2])):
-            raise lgb.callback.EarlyStopException(env.iteration, losses)
+        nonlocal best
+        loss = float(env.evaluation_result_list[-1][2])
+        best = min(best, (loss, env.iteration))
+        if watch(env.iteration, loss):
+            raise lgb.callback.EarlyStopException(best[1], env.evaluation_result_list)
 
     return after_round
 
