@@ -182,6 +182,7 @@ def _inputs(contract: Contract) -> dict[str, tuple[str, ...]]:
             columns = [contract.target] if any(_reads_target(state.aggregate) for state in feature.reads) else []
             aggregates = [state.aggregate for state in feature.reads]
             columns += [name for one in aggregates if (name := column_of(one)) is not None]
+            columns += recipe.scope.by
             inputs[feature.column.name] = tuple(dict.fromkeys(columns))
     return inputs
 

@@ -54,7 +54,9 @@ class Parts:
         yield from self._recipe_faults()
         yield from self._batch_faults()
         yield from self._absent_role_faults()
-        prefixes = ("history_", "days_since_", *(f"{w}_" for w, role in self.roles.items() if role == "timestamp"))
+        whens = [name for name, role in self.roles.items() if role == "timestamp"]
+        keys = ["_".join(recipe.scope.by) for _, recipe in self.history if recipe.scope.by]
+        prefixes = ("history_", "days_since_", *(f"{name}_" for name in (*whens, *keys)))
         for nr, name in enumerate(self.forbidden):
             if isinstance(name, str) and name not in self.columns and not name.startswith(prefixes):
                 hint = did_you_mean(name, self.columns)
@@ -163,7 +165,8 @@ class Parts:
         products: set[str] = set()
         for nr, recipe in self.history:
             place: Place = ("features", "history", nr)
-            yield from (((*place, *below), fault) for below, fault in recipe.faults(self))
+            faults = [*recipe.faults(self), *recipe.scope_faults(self)]
+            yield from (((*place, *below), fault) for below, fault in faults)
             for product in (f"{product}{recipe.scope.text}" for product in recipe.products()):
                 if product in products:
                     yield place, f"two recipes make the feature {product}: remove one"

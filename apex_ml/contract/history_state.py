@@ -93,15 +93,18 @@ def column_of(aggregate: Aggregate) -> str | None:
 
 
 class Scope(NamedTuple):
-    """The part of the earlier rows that a state is made of: the last days of them, or all."""
+    """The earlier rows that a state is made of."""
 
     window: int | None = None
     """Days before the row, less the lag; None for all."""
+    by: tuple[str, ...] = ()
+    """The rows with the same values of these columns; without any those of the same entity."""
 
     @property
     def text(self) -> str:
         """The scope in an error, after what is counted in it; empty for all rows."""
-        return "" if self.window is None else f" of the last {self.window} days"
+        days = "" if self.window is None else f" of the last {self.window} days"
+        return f"{days} by {' and '.join(self.by)}" if self.by else days
 
 
 ALL_ROWS = Scope()
@@ -117,7 +120,7 @@ class StateColumn(NamedTuple):
 
     def within(self, scope: Scope) -> StateColumn:
         """The same aggregate over another part of the earlier rows."""
-        return self if scope == ALL_ROWS else self._replace(name=state_name(self.name, scope.window), scope=scope)
+        return self if scope == ALL_ROWS else self._replace(name=state_name(self.name, *scope), scope=scope)
 
 
 ROW_COUNT = StateColumn(EARLIER_ROWS, "BIGINT", Rows())
@@ -130,9 +133,9 @@ def level_count(level: str) -> StateColumn:
     return StateColumn(count_name(level), "BIGINT", Rows(level))
 
 
-def distinct_attributes(contract: Contract) -> tuple[str, ...]:
+def distinct_attributes(contract: Contract, by: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The attributes whose distinct values the history counts."""
-    aggregates = [column.aggregate for column in state_columns(contract)]
+    aggregates = [column.aggregate for column in state_columns(contract, by)]
     return tuple(dict.fromkeys(one.attribute for one in aggregates if isinstance(one, DistinctValues)))
 
 
@@ -141,10 +144,24 @@ def longest_window(columns: Iterable[StateColumn]) -> int:
     return max((column.scope.window or 0 for column in columns), default=0)
 
 
-def state_columns(contract: Contract) -> tuple[StateColumn, ...]:
-    """The state of a contract's history: what every snapshot holds, and what the recipes read beyond it."""
-    columns = [ROW_COUNT, LATEST_DATE, LATEST_TARGET, *map(level_count, contract.classes)]
+def state_columns(contract: Contract, by: tuple[str, ...] = ()) -> tuple[StateColumn, ...]:
+    """The state of the history of an entity, or by other columns.
+
+    It is what the recipes read, and for the entity what every snapshot holds.
+    """
+    columns = [] if by else [ROW_COUNT, LATEST_DATE, LATEST_TARGET, *map(level_count, contract.classes)]
     for recipe in contract.features.history:
         for feature in recipe.scoped(contract):
-            columns += feature.reads
+            columns += [column for column in feature.reads if column.scope.by == by]
     return tuple(dict.fromkeys(columns))
+
+
+def history_keys(contract: Contract) -> tuple[tuple[str, ...], ...]:
+    """The columns by which rows share a history, beside the entity."""
+    keys = dict.fromkeys(recipe.scope.by for recipe in contract.features.history)
+    return tuple(by for by in keys if by)
+
+
+def whole_state(contract: Contract) -> tuple[StateColumn, ...]:
+    """The state of every history."""
+    return tuple(column for by in ((), *history_keys(contract)) for column in state_columns(contract, by))

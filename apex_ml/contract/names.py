@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apex_ml.contract.roles import STORED_ROLES
@@ -41,11 +42,14 @@ ROW_DAY = "row_day"
 """Column of the examples of a contract without timestamp: the day before the run's point in time."""
 WINDOW_DAYS = "history_window_days"
 """Column of the snapshot: the days of the rows that a window of a later row may hold."""
+KEY = "history_key"
+"""Number of the values by which rows share a history, of another key than the entity."""
 DAY = "history_day"
 PLACE = "history_place"
 
 
-_OF_HISTORY = (EARLIER_ROWS, LAST_DATE, LAST_TARGET, DAYS, DAYS_SQUARED, SINCE_LAST, WINDOW_DAYS, POSITION, DAY, PLACE)
+_OF_STATE = (EARLIER_ROWS, LAST_DATE, LAST_TARGET, DAYS, DAYS_SQUARED, SINCE_LAST)
+_OF_HISTORY = (*_OF_STATE, WINDOW_DAYS, POSITION, KEY, DAY, PLACE)
 
 
 def encoded(name: str, limit: int = MAX_ENCODED) -> str:
@@ -112,9 +116,21 @@ def latest_name(measure: str) -> str:
     return f"history_latest_{measure}"
 
 
-def state_name(name: str, window: int | None) -> str:
-    """State column: the same over the last days alone."""
-    return name if window is None else f"{name}_{window}d"
+def snapshot_by(snapshot: Path, by: Sequence[str]) -> Path:
+    """The file beside a snapshot that holds the history by other columns; without any the snapshot itself."""
+    return snapshot.with_stem(f"{snapshot.stem}-by-{'+'.join(map(encoded, by))}") if by else snapshot
+
+
+def state_name(name: str, window: int | None, by: Sequence[str]) -> str:
+    """State column: the same over the last days alone, or over the rows with the same values of other columns."""
+    days = "" if window is None else f"_{window}d"
+    return f"{name}{days}_by_{'_'.join(by)}" if by else f"{name}{days}"
+
+
+def scoped_name(name: str, window: int | None, by: Sequence[str]) -> str:
+    """Feature: the same over the last days alone, or over the rows with the same values of other columns."""
+    days = "" if window is None else f"_{window}d"
+    return f"{'_'.join(by)}_{name.removeprefix('history_')}{days}" if by else f"{name}{days}"
 
 
 def last_name(target: str) -> str:

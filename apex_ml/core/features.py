@@ -18,7 +18,7 @@ from apex_ml.contract.column_types import TRUTH
 from apex_ml.contract.columns import Column
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.features import CalendarPart
-from apex_ml.contract.history_state import StateColumn, state_columns
+from apex_ml.contract.history_state import StateColumn, whole_state
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import calendar_name, days_since_name
 from apex_ml.contract.recipes.interface import RowStates, numeric
@@ -33,6 +33,12 @@ def kind_of(contract: Contract, feature: str) -> Literal["attribute", "calendar"
         return "attribute"
     calendar = {f"{contract.timestamp}_{part}" for part in contract.features.calendar}
     return "calendar" if feature in calendar else "history"
+
+
+def features_of_entity(contract: Contract) -> frozenset[str]:
+    """The features made from the history of the entity."""
+    recipes = [recipe for recipe in contract.features.history if not recipe.scope.by]
+    return frozenset(feature.column.name for recipe in recipes for feature in recipe.scoped(contract))
 
 
 def feature_columns(contract: Contract) -> tuple[FeatureColumn, ...]:
@@ -98,14 +104,16 @@ def state_needed(contract: Contract, names: Collection[str]) -> tuple[StateColum
     """The state columns that :func:`finish` reads for these features, in the order of the state. None: all features."""
     features = [feature for recipe in contract.features.history for feature in recipe.scoped(contract)]
     needed = {column for f in features if not names or f.column.name in names for column in f.reads}
-    return tuple(column for column in state_columns(contract) if column in needed)
+    return tuple(column for column in whole_state(contract) if column in needed)
 
 
 def row_inputs(contract: Contract, names: Collection[str]) -> tuple[str, ...]:
-    """The row's own attributes that :func:`finish` reads for these features. None: all features."""
+    """The row's own attributes that these features need: for :func:`finish` or their state. None: all features."""
     features = contract.features
     inputs = [name for name in features.attributes if not names or name in names]
     inputs += [name for name in features.days_since if not names or days_since_name(name) in names]
+    for column in state_needed(contract, names):
+        inputs += column.scope.by
     return tuple(dict.fromkeys(inputs))
 
 

@@ -29,25 +29,26 @@ from apex_ml.contract.history_state import (
     state_columns,
 )
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import DAY, PLACE, POSITION, WINDOW_DAYS, exact_name
+from apex_ml.contract.names import DAY, KEY, PLACE, POSITION, WINDOW_DAYS, exact_name
 from apex_ml.core.history_aggregates import DistinctCounts, Extremes, LatestValues, RangeAggregate, Sums
 
 EPOCH = date(1970, 1, 1)
 
 
-def settle_ties(contract: Contract, table: pa.Table) -> tuple[pa.Table, bool]:
-    """Sort rows of the same entity and day by target, measures (null last) and position.
+def settle_ties(contract: Contract, table: pa.Table, key: str | None = None) -> tuple[pa.Table, bool]:
+    """Sort rows of the same entity, or of the same value of `key`, and day by target, measures (null last), position.
 
     Also returns whether some rows are equal in all of these except the position. Only such rows can be duplicates.
     """
-    entities, days = table.column(contract.entity).combine_chunks(), table.column(DAY).to_numpy()
+    key = key or contract.entity
+    entities, days = table.column(key).combine_chunks(), table.column(DAY).to_numpy()
     tied = np.zeros(table.num_rows + 1, bool)
     if table.num_rows:
         tied[1:-1] = pc.equal(entities[1:], entities[:-1]).to_numpy(zero_copy_only=False) & (days[1:] == days[:-1])
     rows = np.flatnonzero(tied[1:] | tied[:-1])
     if not len(rows):
         return table, False
-    among = table.drop_columns([contract.entity, DAY]).take(pa.array(rows))
+    among = table.drop_columns([key, DAY]).take(pa.array(rows))
     keys = [among.column(POSITION).to_numpy()]
     for measure in reversed(contract.named("measure")):
         column = among.column(exact_name(measure))
@@ -89,15 +90,18 @@ def _integers(table: pa.Table, name: str) -> np.ndarray:
 class Replay:
     """The history before each row. All rows of an entity are in the same table.
 
+    With `by` it is a history by other columns: the rows have the number `KEY` of their values, which takes the place of
+    the entity everywhere.
+
     The rows are sorted by :func:`~apex_ml.sql.history.select_sorted` and :func:`settle_ties`.
 
     States are tables of the entity, the timestamp and the columns of
     :func:`~apex_ml.contract.history_state.state_columns`.
     """
 
-    def __init__(self, contract: Contract, table: pa.Table) -> None:
-        self.contract, self.table = contract, table
-        self._entities = table.column(contract.entity).combine_chunks()
+    def __init__(self, contract: Contract, table: pa.Table, by: tuple[str, ...] = ()) -> None:
+        self.contract, self.table, self._key = contract, table, KEY if by else contract.entity
+        self._entities = table.column(self._key).combine_chunks()
         self._days, self._places = _integers(table, DAY), _integers(table, PLACE)
         changes = np.ones(table.num_rows + 1, bool)
         if table.num_rows:
@@ -106,7 +110,7 @@ class Replay:
         # rows firsts[i] … ends[i] - 1 belong to entity i
         self._firsts, self._ends = bounds[:-1], bounds[1:]
         self._numbers = np.repeat(np.arange(len(self._firsts)), self._ends - self._firsts)
-        self._columns = state_columns(contract)
+        self._columns = state_columns(contract, by)
         self._aggregates: dict[Aggregate, RangeAggregate] = {
             aggregate: self._aggregate(aggregate)
             for aggregate in dict.fromkeys(column.aggregate for column in self._columns)
@@ -169,7 +173,7 @@ class Replay:
             return pa.array(values.astype(np.int32), pa.int32(), mask=mask).cast(pa.date32())
 
         state = {
-            self.contract.entity: self._entities.take(pa.array(begins[None])),
+            self._key: self._entities.take(pa.array(begins[None])),
             self.contract.timestamp: day(days),
         }
         for column in columns:

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.storage.atomic_writes import scratch_folder
+from apex_ml.contract.history_state import history_keys
 from apex_ml.contract.names import ROW_NR
 from apex_ml.core.estimator import Model
 from apex_ml.core.features import finish, row_inputs
@@ -29,7 +30,9 @@ def holdout_of_model(context: StepContext, model: Model, test: pa.Table) -> tupl
     if contract.features_digest() == context.contract.features_digest():
         return test, np.arange(test.num_rows)
     needed = row_inputs(contract, model.encoder.names)
-    present = [name for name in needed if name in test.column_names]
+    # the test part has features: a key of a history must be the value itself, which only a text is there
+    keys = {name for by in history_keys(contract) for name in by if contract.columns[name].type != "string"}
+    present = [name for name in needed if name in test.column_names and name not in keys]
     absent = [name for name in needed if name not in present]
     file = context.folder("split") / TEST
     with (

@@ -19,7 +19,7 @@ from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns
 from apex_ml.adapters.postgres.session import Session
 from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract
-from apex_ml.core.features import kind_of
+from apex_ml.core.features import features_of_entity, kind_of
 from apex_ml.core.profile import Bins
 from apex_ml.core.unknown_values import MIN_LOST, UnknownJump, escaped, matters, summed, unknown_jumps
 from apex_ml.sql.unknown_values import select_known_entity, top_unknown_entities, top_unknown_values
@@ -109,9 +109,9 @@ def _lines(
     name: str,
 ) -> list[str]:
     """What happened to each column; history, which is lost as a whole, is one line."""
-    lines = []
+    lines, of_entity = [], features_of_entity(contract)
     for jump in jumps:
-        if kind_of(contract, jump.feature) == "history":
+        if jump.feature in of_entity:
             continue
         what = "null" if jump.kind == "null" else "unknown to the model"
         line = f"{jump.share:.1%} of {jump.feature} is {what}, {jump.usual_share:.1%} in training"
@@ -121,7 +121,7 @@ def _lines(
             values = _unknown_values(con, accepted, contract.columns[jump.feature], scorer.bins[jump.feature], name)
             line += "; most frequent unknown values: " + ", ".join(f"{escaped(v)} ({n:,})" for v, n in values)
         lines.append(line)
-    history = [jump for jump in jumps if kind_of(contract, jump.feature) == "history"]
+    history = [jump for jump in jumps if jump.feature in of_entity]
     if history:
         worst = max(history, key=lambda jump: jump.share - jump.usual_share)
         names = ", ".join(dict.fromkeys(jump.feature for jump in history))

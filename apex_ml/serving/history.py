@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.duckdb.engine import errors_name
 from apex_ml.contract.history_state import StateColumn, longest_window
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import WINDOW_DAYS
+from apex_ml.contract.names import WINDOW_DAYS, snapshot_by
 from apex_ml.errors import DataError
 
 TEXT_BYTES, PLACE_BYTES, STATE_BYTES, SLOT_BYTES = 64, 32, 8, 20
@@ -33,16 +33,23 @@ def history_bytes(contract: Contract, snapshot: Path, columns: Sequence[StateCol
 
     Raises :class:`~apex_ml.errors.DataError` when the file cannot be read.
     """
+    others = dict.fromkeys(column.scope.by for column in columns if column.scope.by)
+    return sum(_file_bytes(contract, snapshot, by, columns) for by in ((), *others))
+
+
+def _file_bytes(contract: Contract, snapshot: Path, by: tuple[str, ...], columns: Sequence[StateColumn]) -> int:
+    columns, snapshot = [column for column in columns if column.scope.by == by], snapshot_by(snapshot, by)
+    keys = by or (contract.entity,)
     with _readable(snapshot):
         metadata = pq.read_metadata(snapshot)
         groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
         chunks = [group.column(n) for group in groups for n in range(group.num_columns)]
-        letters: int = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema == contract.entity)
+        letters: int = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema in keys)
         paths = {path for name in names_in_snapshot(columns) for path in (name, f"{name}.list.element")}
         values: int = sum(chunk.num_values for chunk in chunks if chunk.path_in_schema in paths)
     rows: int = metadata.num_rows
     slots = 1 << max(3, (rows * 3 // 2).bit_length())  # a dict doubles when two thirds are full
-    return rows * (TEXT_BYTES + PLACE_BYTES) + STATE_BYTES * values + letters + SLOT_BYTES * slots
+    return rows * (TEXT_BYTES * len(keys) + PLACE_BYTES) + STATE_BYTES * values + letters + SLOT_BYTES * slots
 
 
 @contextmanager
@@ -55,9 +62,9 @@ def _readable(snapshot: Path) -> Iterator[None]:
 
 
 class History:
-    """The states of a history snapshot, one row per entity. One without a row has no history, as in a drop.
+    """The states of a history snapshot: of every entity, and of the values by which other rows share a history.
 
-    Raises :class:`~apex_ml.errors.DataError` when the file cannot be read.
+    Raises :class:`~apex_ml.errors.DataError` when a file cannot be read.
     """
 
     def __init__(
@@ -65,22 +72,13 @@ class History:
     ) -> None:
         self.sha256, self.as_of, self.columns = sha256, as_of, tuple(columns)
         self.lag = contract.features.history_lag_days
-        with _readable(snapshot):
-            table = pq.read_table(snapshot, columns=[contract.entity, *names_in_snapshot(columns)], memory_map=False)
-        entities = table.column(contract.entity).to_pylist()
-        self._places = {entity: place for place, entity in enumerate(entities)}
-        # an entity without history has the row of zeros at the end, at place -1; `finish` reads null as zero, too
-        self._states = {
-            column.name: np.append(_integers(table.column(column.name)), 0)
-            for column in columns
-            if column.scope.window is None
-        }
-        windowed = [column for column in columns if column.scope.window is not None]
-        self._windows = Windows(table, windowed, self.lag) if windowed else None
+        self._of_entities = KeyedStates(contract, snapshot, (), columns)
+        others = dict.fromkeys(column.scope.by for column in columns if column.scope.by)
+        self._others = [KeyedStates(contract, snapshot, by, columns) for by in others]
 
     def __len__(self) -> int:
         """Number of entities."""
-        return len(self._places)
+        return len(self._of_entities.places)
 
     def is_of(self, contract: Contract, sha256: str, columns: Sequence[StateColumn]) -> bool:
         """Whether it has these columns of a snapshot, under the lag of a contract."""
@@ -89,13 +87,48 @@ class History:
 
     def places(self, entities: Sequence[str]) -> np.ndarray:
         """The place of each entity's state, -1 without history, shape (n,)."""
-        find = self._places.get
-        return np.fromiter((find(entity, -1) for entity in entities), np.int64, len(entities))
+        return self._of_entities.find(entities)
+
+    def states(self, places: np.ndarray, days: np.ndarray, row: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
+        """The state columns for rows at these places of entities, of these days since 1970-01-01, shape (n,).
+
+        `row` has the rows' own columns by which they share a history.
+        """
+        states = self._of_entities.states(places, days)
+        for others in self._others:
+            values = zip(*(row[name].to_pylist() for name in others.by), strict=True)
+            states |= others.states(others.find(list(values)), days)
+        return {column.name: states[column.name] for column in self.columns}
+
+
+class KeyedStates:
+    """The states of one file, one row per entity or combination of values. What has no row has no history."""
+
+    def __init__(self, contract: Contract, snapshot: Path, by: tuple[str, ...], columns: Sequence[StateColumn]) -> None:
+        self.by, self._columns = by, [column for column in columns if column.scope.by == by]
+        keys, path = list(by or (contract.entity,)), snapshot_by(snapshot, by)
+        with _readable(path):
+            table = pq.read_table(path, columns=[*keys, *names_in_snapshot(self._columns)], memory_map=False)
+        values = [table.column(name).to_pylist() for name in keys]
+        self.places = {key: place for place, key in enumerate(zip(*values, strict=True) if by else values[0])}
+        # what has no history has the row of zeros at the end, at place -1; `finish` reads null as zero, too
+        self._states = {
+            column.name: np.append(_integers(table.column(column.name)), 0)
+            for column in self._columns
+            if column.scope.window is None
+        }
+        windowed = [column for column in self._columns if column.scope.window is not None]
+        self._windows = Windows(table, windowed, contract.features.history_lag_days) if windowed else None
+
+    def find(self, keys: Sequence[Hashable]) -> np.ndarray:
+        """The place of the state of each key, -1 without history, shape (n,)."""
+        find = self.places.get
+        return np.fromiter((find(key, -1) for key in keys), np.int64, len(keys))
 
     def states(self, places: np.ndarray, days: np.ndarray) -> dict[str, pa.Array]:
         """The state columns at these places, for rows of these days since 1970-01-01; both have shape (n,)."""
         states = {}
-        for column in self.columns:
+        for column in self._columns:
             if column.scope.window is not None and self._windows is not None:
                 states[column.name] = self._windows.values(column, places, days)
                 continue

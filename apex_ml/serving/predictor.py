@@ -69,7 +69,7 @@ class Predictor:
             places = self.history.places(rows.columns[contract.entity])
         for name in row_inputs(contract, scorer.features):
             columns[name] = pa.array(rows.columns[name], contract.columns[name].arrow_type)
-        table = pa.table(columns | self.history.states(places, days))
+        table = pa.table(columns | self.history.states(places, days, columns))
         prediction = scorer.model.predict(finish(contract, table, scorer.model.encoder.names or scorer.features))
         return Predicted(rows, table, prediction, places >= 0)
 

@@ -8,15 +8,17 @@ from pathlib import Path
 
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import POSITION
-from apex_ml.sql.history import select_alike, select_compact
+from apex_ml.sql.history import select_alike, select_compact, select_keys, select_sorted_by
 from apex_ml.sql.parquet import scan_parquet_files
 from apex_ml.sql.quote import identifier, identifiers, literal
-from apex_ml.sql.session import create_temp_table
+from apex_ml.sql.session import create_temp_table, replace_temp_table
 
 PLACED = "placed_rows"
 """View of the accepted rows, repeated ones too, with their positions."""
 FILE = "history_file"
 """Column of that view: the number of the row's file."""
+KEYS = "history_keys"
+"""Table of the values by which rows share a history, with their numbers."""
 COMPACT = "compact_rows"
 ALIKE = "alike_rows"
 DROP_COMPACT = f"DROP TABLE {COMPACT}"
@@ -81,6 +83,16 @@ def select_repeated(contract: Contract) -> str:
         f" FROM (SELECT *, {within_file} FROM {PLACED} SEMI JOIN {ALIKE} USING ({POSITION}))"
         f" QUALIFY row_number() OVER (PARTITION BY {columns}, history_nth ORDER BY {POSITION}) > 1"
     )
+
+
+def create_keys_table(by: tuple[str, ...]) -> str:
+    """Keep the known values of columns, with their numbers, in the table KEYS."""
+    return replace_temp_table(KEYS, select_keys(by, PLACED))
+
+
+def select_rows_by(contract: Contract, by: tuple[str, ...]) -> str:
+    """The rows, repeated ones too, by the number of their values in KEYS and day."""
+    return select_sorted_by(contract, PLACED, KEYS, by)
 
 
 def select_columns(contract: Contract, source: str) -> str:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from apex_ml.contract.history_state import StateColumn
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import WINDOW_DAYS
-from apex_ml.sql.features import select_state
+from apex_ml.contract.names import WINDOW_DAYS, snapshot_by
 from apex_ml.sql.parquet import scan_parquet
 from apex_ml.sql.quote import identifier, identifiers, literal
 from apex_ml.sql.rows import ROWS, select_with_state
@@ -37,23 +36,28 @@ def from_day(contract: Contract, query: str, as_of: date) -> str:
 
 
 def join_snapshot(contract: Contract, asked: str, snapshot: Path, states: Iterable[StateColumn]) -> str:
-    """The rows of a relation beside states of their entity in the snapshot, null for an entity that it lacks."""
-    entity = identifier(contract.entity)
-    values = ", ".join(_snapshot_value(contract, column) for column in states)
-    return f"SELECT a.*, {values} FROM {asked} AS a LEFT JOIN {scan_parquet(snapshot)} AS s ON s.{entity} = a.{entity}"
+    """The rows of a relation beside states of their history in the snapshots, null for one that these lack."""
+    columns = list(states)
+    select, query = "SELECT a.*", f"FROM {asked} AS a"
+    for nr, by in enumerate(dict.fromkeys(column.scope.by for column in columns)):
+        own = [column for column in columns if column.scope.by == by]
+        select += "".join(f", {_snapshot_value(contract, column, f's{nr}')}" for column in own)
+        same = " AND ".join(f"s{nr}.{key} = a.{key}" for key in map(identifier, by or (contract.entity,)))
+        query += f" LEFT JOIN {scan_parquet(snapshot_by(snapshot, by))} AS s{nr} ON {same}"
+    return f"{select} {query}"
 
 
-def _snapshot_value(contract: Contract, column: StateColumn) -> str:
-    name = identifier(column.name)
+def _snapshot_value(contract: Contract, column: StateColumn, source: str) -> str:
+    name = f"{source}.{identifier(column.name)}"
     if column.scope.window is None:
-        return f"s.{name}"
+        return name
     before = f"a.{identifier(contract.timestamp)} - {contract.features.history_lag_days + column.scope.window}"
     # the first day of the window's rows; behind the last one there is no value
-    days_ago = f"len(list_filter(s.{WINDOW_DAYS}, lambda day: day < {before}))"
-    return f"s.{name}[{days_ago} + 1] AS {name}"
+    days_ago = f"len(list_filter({source}.{WINDOW_DAYS}, lambda day: day < {before}))"
+    return f"{name}[{days_ago} + 1] AS {identifier(column.name)}"
 
 
 def add_early(contract: Contract, query: str, columns: Sequence[str]) -> str:
     """The rows of a query, then those of EARLY with the state that they had on their own dates."""
-    state = select_with_state(contract, EARLY, select_state(contract, EARLY, ROWS))
+    state = select_with_state(contract, EARLY, ROWS)
     return f"{query} UNION ALL SELECT {identifiers(columns)} FROM ({state})"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR
-from apex_ml.sql.features import select_examples, select_state
+from apex_ml.sql.features import select_examples
 from apex_ml.sql.parquet import scan_parquet_files
 from apex_ml.sql.plain_examples import select_plain_examples
 from apex_ml.sql.quote import identifier, identifiers
@@ -46,6 +46,6 @@ def select_holdout(contract: Contract, attributes: Sequence[str]) -> str:
     """The rows of HOLDOUT with the state of their history under a contract, in the order of their file."""
     if not contract.has_history:
         return f"FROM {HOLDOUT} ORDER BY {ROW_NR}"
-    state = select_with_state(contract, HOLDOUT, select_state(contract, HOLDOUT, ROWS))
+    state = select_with_state(contract, HOLDOUT, ROWS)
     names = [ROW_NR, contract.entity, contract.timestamp, *attributes]
     return f"SELECT {identifiers(names)}, * EXCLUDE ({identifiers(names)}) FROM ({state}) ORDER BY {ROW_NR}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from apex_ml.contract.history_state import state_columns
+from apex_ml.contract.history_state import history_keys, state_columns
 from apex_ml.contract.model import Contract
 from apex_ml.sql.accepted_rows import select_columns, select_delivered_once
-from apex_ml.sql.features import exact_sql
+from apex_ml.sql.features import exact_sql, select_state
 from apex_ml.sql.quote import identifier
 from apex_ml.sql.session import create_temp_table
 
@@ -25,13 +25,18 @@ def create_rows_view(contract: Contract, source: str) -> str:
     return f"CREATE TEMP VIEW {ROWS} AS {select_columns(contract, source)}"
 
 
-def select_with_state(contract: Contract, asked: str, state: str) -> str:
-    """The columns of `asked` beside the state of each row's (entity, timestamp)."""
+def select_with_state(contract: Contract, asked: str, rows: str) -> str:
+    """The columns of `asked` beside the state of each row's history, from the relation `rows`."""
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
     names = ", ".join(f"s.{identifier(name)}" for name, *_ in state_columns(contract))
-    return (
-        f"SELECT a.*, {names} FROM {asked} AS a JOIN ({state}) AS s ON s.{entity} = a.{entity} AND s.{when} = a.{when}"
-    )
+    select, joins = f"SELECT a.*, {names}", f"s.{entity} = a.{entity} AND s.{when} = a.{when}"
+    query = f"FROM {asked} AS a JOIN ({select_state(contract, asked, rows)}) AS s ON {joins}"
+    for nr, by in enumerate(history_keys(contract)):
+        select += "".join(f", s{nr}.{identifier(name)}" for name, *_ in state_columns(contract, by))
+        same = [f"s{nr}.{name} IS NOT DISTINCT FROM a.{name}" for name in map(identifier, by)]
+        state = select_state(contract, asked, rows, by)
+        query += f" JOIN ({state}) AS s{nr} ON {' AND '.join(same)} AND s{nr}.{when} = a.{when}"
+    return f"{select} {query}"
 
 
 def select_measure_sums(contract: Contract, measures: Iterable[str]) -> str:

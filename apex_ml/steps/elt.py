@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,10 +25,12 @@ from apex_ml.adapters.duckdb.accepted_rows import (
     accepted_files,
 )
 from apex_ml.adapters.storage.files import sha256_of
+from apex_ml.contract.history_state import history_keys
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import POSITION
+from apex_ml.contract.names import POSITION, snapshot_by
 from apex_ml.core.features import finish, level_texts, row_inputs
 from apex_ml.core.history import Replay, settle_by_attributes
+from apex_ml.core.history_by import StatesBy
 from apex_ml.errors import DataError
 from apex_ml.services.results import EltResult, ValidateResult
 from apex_ml.services.run_folder import StepContext, run_step, step_manifest
@@ -53,6 +56,10 @@ def _work(context: StepContext, folder: Path, validated: ValidateResult) -> EltR
     contract, settings, as_of = context.contract, context.settings, validated.as_of
     assert as_of is not None  # of a run that was not skipped
     files = accepted_files(context.folder("validate") / ACCEPTED)
+
+    def write_by(states: StatesBy) -> None:
+        pq.write_table(states.snapshot, snapshot_by(folder / SNAPSHOT, states.by), compression="zstd")
+
     with (
         engine.connect(settings, folder.parent) as con,
         engine.errors_name("elt"),
@@ -61,7 +68,7 @@ def _work(context: StepContext, folder: Path, validated: ValidateResult) -> EltR
     ):
         if contract.has_history:
             accepted = SortedRows(con, contract, files)
-            for table in make_examples(accepted, settings.threads, as_of, snapshot.write):
+            for table in make_examples(accepted, settings.threads, as_of, snapshot.write, write_by):
                 examples.write(table)
             rows, repeated = accepted.rows, accepted.repeated
         else:
@@ -90,8 +97,14 @@ def _work(context: StepContext, folder: Path, validated: ValidateResult) -> EltR
         as_of=as_of,
         data_sha256=validated.data_sha256,
         features_sha256=contract.features_digest(),
-        snapshot_sha256=sha256_of(folder / SNAPSHOT),
+        snapshot_sha256=_sha256_of_snapshots(contract, folder / SNAPSHOT),
     )
+
+
+def _sha256_of_snapshots(contract: Contract, snapshot: Path) -> str:
+    """Sha256 of the snapshot; with histories by other columns that of the digests of all files."""
+    digests = [sha256_of(snapshot_by(snapshot, by)) for by in ((), *history_keys(contract))]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 class ParquetSink:
@@ -121,20 +134,29 @@ def make_examples(
     threads: int,
     as_of: date | None = None,
     on_snapshot: Callable[[pa.Table], None] | None = None,
+    on_states: Callable[[StatesBy], None] | None = None,
 ) -> Iterator[pa.Table]:
     """Examples with their features.
 
     Last rows come by day and entity, every row by entity and day. With `as_of` the snapshot of that day is passed
-    on in parts, by entity. Rows are streamed; one row of integers per entity is kept in memory.
+    on in parts, by entity. Rows are streamed; one row of integers per entity is kept in memory, and of a history by
+    other columns eight bytes for each row and state. The states of each of these are passed on, too.
     """
     contract, files = accepted.contract, accepted.files
     names = tuple(dict.fromkeys((contract.target, *row_inputs(contract, ()))))
+
+    states_by = []
+    for by in history_keys(contract):
+        keys = accepted.keys(by)
+        states_by.append(StatesBy(contract, by, accepted.tables_by(by), keys, accepted.rows, as_of))
+        if on_states is not None:
+            on_states(states_by[-1])
 
     def replay(table: pa.Table) -> tuple[pa.Table, pa.Array | None, pa.Table | None]:
         replayed = Replay(contract, table)
         snapshot = None if as_of is None else replayed.snapshot(as_of)
         if contract.features.grain == "every_row":
-            return _finished(contract, replayed.every_row(), columns.result()), None, snapshot
+            return _finished(contract, replayed.every_row(), columns.result(), states_by), None, snapshot
         return *replayed.last_rows(), snapshot
 
     parts: list[pa.Table] = []
@@ -155,7 +177,9 @@ def make_examples(
         by_day = np.argsort(states.column(contract.timestamp).cast(pa.int32()).to_numpy(), kind="stable")
         cuts = (by_day[first : first + BATCH_ROWS] for first in range(0, len(by_day), BATCH_ROWS))
         coded = columns.result()
-        yield from in_order(lambda cut: _finished(contract, states.take(pa.array(cut)), coded), cuts, threads)
+        yield from in_order(
+            lambda cut: _finished(contract, states.take(pa.array(cut)), coded, states_by), cuts, threads
+        )
 
 
 def make_plain_examples(
@@ -206,11 +230,15 @@ def _settled(contract: Contract, files: Sequence[Path], states: pa.Table, unsett
     return states.set_column(states.schema.get_field_index(POSITION), POSITION, positions)
 
 
-def _finished(contract: Contract, states: pa.Table, columns: CodedColumns) -> pa.Table:
+def _finished(contract: Contract, states: pa.Table, columns: CodedColumns, states_by: Sequence[StatesBy]) -> pa.Table:
     """The key of an example beside its features."""
-    attributes = columns.take(states.column(POSITION).to_numpy())
+    positions = states.column(POSITION).to_numpy()
+    attributes = columns.take(positions)
     for name in attributes.column_names:
         states = states.append_column(name, attributes.column(name))
+    for others in states_by:
+        for name, values in others.take(positions).items():
+            states = states.append_column(name, values)
     finished = finish(contract, states)
     key = {name: states.column(name) for name in contract.named("entity", "timestamp", "target")}
     key[contract.target] = level_texts(contract.columns[contract.target], key[contract.target])

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from apex_ml.contract.changes import ChangeKind, compare_contracts, lost_features
 from apex_ml.contract.identity import ContractIdentity
 from apex_ml.contract.model import Contract
 from apex_ml.contract.pipeline_file import load_contract
+from apex_ml.contract.recipes import HistoryRecipe
 from apex_ml.settings import CODE_ROOT
+from tests.support.reference_features import with_every_recipe
 
 ORDERS = (CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml").read_text(encoding="utf-8")
 Load = Callable[..., Contract]
@@ -187,3 +190,22 @@ def test_a_former_contract_over_the_data_of_today(contract: Contract, edited: Lo
     assert former.identity() == contract.identity() and former.features_digest() == contract.features_digest()
     assert today.identity().applied_to(today) is today
     assert former.rules == today.rules and former.promotion == today.promotion
+
+
+def test_features_by_another_column_are_lost_with_it(contract: Contract, edited: Load) -> None:
+    """With its key, with the attribute that is counted, and with the date of the row."""
+    name = "frecuencia_visitas_cd"
+    with_more = with_every_recipe(contract)
+    history = TypeAdapter(tuple[HistoryRecipe, ...]).validate_python(
+        ({"recipe": "count", "by": ("pais_cd", name)}, {"recipe": "count_distinct", "columns": (name,), "window": "9d"})
+    )
+    features = with_more.features.model_copy(update={"history": history})
+    before = with_more.model_copy(update={"features": features}).identity()
+    other = edited(("    - frecuencia_visitas_cd\n", ""), ("  frecuencia_visitas_cd:\n", "  frecuencia:\n"))
+    reason = f"(the contract has no column {name})"
+    assert [str(one) for one in lost_features(before, other)] == [
+        f"the feature {name} {reason}",
+        "the feature days_since_signup (the contract has no column signup)",
+        f"the feature pais_cd_{name}_count {reason}",
+        f"the feature history_distinct_{name}_9d {reason}",
+    ]

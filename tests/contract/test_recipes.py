@@ -119,7 +119,7 @@ def test_faults_of_a_recipe_name_the_line_and_the_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ("{recipe: days_since_last, window: 30d}", "window: not permitted: no such key here; the keys are recipe"),
+        ("{recipe: days_since_last, window: 30d}", "window: not permitted: no such key here; the keys are by, recipe"),
         ("{recipe: last, columns: [cajas_fisicas], window: 30d}", "window: not permitted: no such key here"),
         ("{recipe: count, window: 30}", "30 is no window: write a number of days from 1d to 999d"),
         ("{recipe: count, window: 0d}", "0d is no window: write a number of days from 1d to 999d"),
@@ -129,6 +129,15 @@ def test_faults_of_a_recipe_name_the_line_and_the_key(tmp_path: Path) -> None:
         ("{recipe: min, columns: [pais_cd]}", "pais_cd is not a column with the role measure: its role is attribute"),
         ("{recipe: max, columns: [canal_pedido_cd]}", "canal_pedido_cd is not a column with the role measure"),
         ("{recipe: last, columns: []}", "at least 1 item"),
+        ("{recipe: count, by: pais}", "by: pais is not a column with the role attribute: .* did you mean pais_cd"),
+        ("{recipe: count, by: canal_pedido_cd}", "its role is target; a history is by what is known before the row"),
+        ("{recipe: count, by: cajas_fisicas}", "its role is measure; a history is by what is known before the row"),
+        ("{recipe: count, by: [pais_cd, pais_cd]}", "by: pais_cd is listed twice: remove one"),
+        ("{recipe: count, by: []}", "at least 1 item"),
+        (
+            "{recipe: count, by: pais_cd}\n    - {recipe: count, by: [pais_cd]}",
+            "two recipes make the feature count by pais_cd: remove one",
+        ),
         (
             "{recipe: count, window: 5d}\n    - {recipe: count, window: 5d}",
             "two recipes make the feature count of the last 5 days: remove one",
@@ -169,6 +178,27 @@ def test_a_model_reads_every_recipe_from_the_record_of_its_contract() -> None:
     contract = with_every_recipe(load_contract(Path("pipelines/orders/pipeline.yaml")))
     record = json.loads(json.dumps(contract.identity().as_dict()))
     assert ContractIdentity.from_dict(record) == contract.identity()
+
+
+def test_a_history_is_by_values_that_have_one_text(tmp_path: Path) -> None:
+    text = Path("pipelines/orders/pipeline.yaml").read_text(encoding="utf-8")
+    text = text.replace("\ncolumns:\n", "\ncolumns:\n  x: {description: d, type: double, role: attribute}\n", 1)
+    path = tmp_path / "contract.yaml"
+    path.write_text(text.replace("    - {recipe: count}\n", "    - {recipe: count, by: x}\n", 1))
+    with pytest.raises(
+        ConfigError, match=r"contract.yaml:\d+: features.history.0.by: x is of type double: a history is"
+    ):
+        load_contract(path)
+
+
+def test_a_history_by_another_column_needs_entity_and_timestamp(tmp_path: Path) -> None:
+    text = Path("pipelines/orders/pipeline.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "contract.yaml"
+    path.write_text(
+        text.replace("role: timestamp", "role: ignore").replace("{recipe: count}", "{recipe: count, by: pais_cd}")
+    )
+    with pytest.raises(ConfigError, match=r"features.history: a history needs a column with the role timestamp"):
+        load_contract(path)
 
 
 def test_features_of_two_recipes_with_one_name_are_refused(tmp_path: Path) -> None:

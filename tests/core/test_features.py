@@ -19,6 +19,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import LAST_DATE, LAST_TARGET
 from apex_ml.core.features import calendar_part, feature_columns, feature_values, finish, state_needed
 from apex_ml.sql.features import select_examples, select_snapshot, select_state
+from apex_ml.sql.rows import select_with_state
 from tests.support.reference_features import (
     EPOCH,
     FIRST,
@@ -42,12 +43,8 @@ def examples(con: duckdb.DuckDBPyConnection, contract: Contract, rows: list[Row]
     """The examples and their features, as the step makes them."""
     con.register("orders", as_table(contract, rows))
     con.execute(f"CREATE OR REPLACE TEMP TABLE asked AS {select_examples(contract, 'orders')}")
-    names = ", ".join(f's."{n}"' for n, *_ in state_columns(contract))
-    entity, when = contract.entity, contract.timestamp
-    table = con.sql(
-        f"SELECT a.*, {names} FROM asked AS a JOIN ({select_state(contract, 'asked', 'orders')}) AS s"
-        f" ON s.{entity} = a.{entity} AND s.{when} = a.{when} ORDER BY a.{entity}, a.{when}"
-    ).to_arrow_table()
+    query = select_with_state(contract, "asked", "orders")
+    table = con.sql(f"{query} ORDER BY a.{contract.entity}, a.{contract.timestamp}").to_arrow_table()
     return table.to_pylist(), finish(contract, table).to_pylist()
 
 

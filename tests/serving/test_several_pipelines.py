@@ -395,6 +395,7 @@ def test_the_estimate_of_a_history_is_near_its_size(
     columns = state_columns(contract)
     path = tmp_path / "run" / "elt" / SNAPSHOT
     history = History(contract, path, "", date(2024, 9, 1), columns)
-    texts = sum(sys.getsizeof(name) + sys.getsizeof(place) for name, place in history._places.items())
-    size = texts + sys.getsizeof(history._places) + sum(values.nbytes for values in history._states.values())
+    own = history._of_entities
+    texts = sum(sys.getsizeof(name) + sys.getsizeof(place) for name, place in own.places.items())
+    size = texts + sys.getsizeof(own.places) + sum(values.nbytes for values in own._states.values())
     assert size * 0.9 < history_bytes(contract, path, columns) < size * 1.6 + 2000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -20,8 +20,10 @@ from apex_ml.adapters.duckdb import accepted_rows as orders_of_run
 from apex_ml.adapters.duckdb.accepted_rows import SortedRows, accepted_files
 from apex_ml.adapters.mlflow.registry import ModelVersion
 from apex_ml.contract.model import Contract
+from apex_ml.contract.names import snapshot_by
 from apex_ml.core.estimator import Encoder, Model
-from apex_ml.core.features import feature_columns, finish, state_needed
+from apex_ml.core.features import feature_columns, features_of_entity, finish, kind_of, state_needed
+from apex_ml.core.history_by import StatesBy
 from apex_ml.services.accepted_rows import load_rows
 from apex_ml.services.drop_features import features_query
 from apex_ml.services.scorer import Scorer
@@ -55,6 +57,7 @@ def examples_of(
     files: int = 3,
     as_of: date | None = None,
     range_rows: int = 40,
+    on_states: Callable[[StatesBy], None] | None = None,
 ) -> tuple[list[Row], list[Row], int]:
     """(examples, snapshot, repeated rows) of rows in several files."""
     folder.mkdir(parents=True)
@@ -65,7 +68,7 @@ def examples_of(
     with duckdb.connect() as con:
         paths = accepted_files(folder)
         orders = SortedRows(con, contract, paths, range_rows)
-        parts = list(make_examples(orders, 2, as_of, lambda t: snapshot.extend(t.to_pylist())))
+        parts = list(make_examples(orders, 2, as_of, lambda t: snapshot.extend(t.to_pylist()), on_states))
     return [row for part in parts for row in part.to_pylist()], snapshot, orders.repeated
 
 
@@ -163,6 +166,7 @@ def test_equal_rows_of_one_file_stay_and_a_second_delivery_is_left_out(
 
 
 def test_rows_repeated_in_several_files_count_once(contract: Contract, tmp_path: Path) -> None:
+    contract = with_every_recipe(contract)
     rows = list({tuple(r.items()): r for r in random_orders(contract, 3, clients=8, orders=200, days=6)}.values())
     first, snapshot, _ = examples_of(contract, rows, tmp_path / "once", as_of=AS_OF)
     second, same, repeated = examples_of(contract, rows + rows[:70], tmp_path / "again", as_of=AS_OF)
@@ -198,7 +202,9 @@ def test_future_orders_change_no_past_feature(contract: Contract, tmp_path: Path
             inputs += [{**r, expected.timestamp: cut} for r in others]
         examples, _, _ = examples_of(expected, inputs, tmp_path / str(nr))
         observed = [r for r in examples if r[expected.timestamp] < cut or (grain != "every_row")]
-        history = [n for n in names if n.startswith("history_")]
+        history = [n for n in names if kind_of(expected, n) == "history"]
+        if grain != "every_row":  # whose attributes are not those of the same row
+            history = [n for n in history if n in features_of_entity(expected)]
         kept = [{n: r[n] for n in (expected.entity, expected.timestamp, *history)} for r in observed]
         results.append(keyed(expected, [r for r in kept if r[expected.entity] in clients]))
     assert results[0] and all(f == results[0] for f in results[1:])
@@ -216,15 +222,20 @@ def test_the_snapshot_is_what_every_order_of_that_day_would_see(contract: Contra
 
 def scorer_of(contract: Contract, home: Any, folder: Path, as_of: date, known: Sequence[Row]) -> Scorer:
     """A scorer of a model that reads every feature, with the history of known rows."""
-    _, snapshot, _ = examples_of(contract, known, folder / "accepted", as_of=as_of)
-    pq.write_table(pa.Table.from_pylist(snapshot), folder / "snapshot.parquet")
+    path = folder / "snapshot.parquet"
+
+    def write(states: StatesBy) -> None:
+        pq.write_table(states.snapshot, snapshot_by(path, states.by))
+
+    _, snapshot, _ = examples_of(contract, known, folder / "accepted", as_of=as_of, on_states=write)
+    pq.write_table(pa.Table.from_pylist(snapshot), path)
     context = context_of(home(), "scoring")
     model = Model(Encoder(feature_columns(contract)), b"", contract.classes, INFO)
     return Scorer(
         replace(context, pipeline=replace(context.pipeline, contract=contract)),
         ModelVersion("m", 1, "", "", {}),
         model,
-        folder / "snapshot.parquet",
+        path,
         "",
         as_of,
         folder / "accepted",
@@ -288,7 +299,9 @@ def test_a_drop_and_a_request_of_a_later_day_equal_plain_python(
     history = History(expected, scorer.snapshot, "", as_of, state_needed(expected, ()))
     table = as_table(expected, later)
     days = table.column(expected.timestamp).cast(pa.int32()).to_numpy().astype(np.int64)
-    states = history.states(history.places(table.column(expected.entity).to_pylist()), days)
+    places = history.places(table.column(expected.entity).to_pylist())
+    own = {name: table.column(name) for name in expected.named("attribute")}
+    states = history.states(places, days, own)
     for name, values in states.items():
         table = table.append_column(name, values)
     names = [c.name for c in feature_columns(expected)]
@@ -298,9 +311,9 @@ def test_a_drop_and_a_request_of_a_later_day_equal_plain_python(
 
 @pytest.mark.parametrize("day", [date(1970, 1, 1), date(1, 1, 1), date(9999, 12, 31)])
 def test_dates_at_the_ends_of_the_calendar(contract: Contract, tmp_path: Path, day: Any) -> None:
-    rows = random_orders(contract, 10, clients=3, orders=20, days=5)
-    odd = {**rows[0], contract.timestamp: day}
     every = with_every_recipe(contract, grain="every_row")
+    rows = random_orders(every, 10, clients=3, orders=20, days=5)
+    odd = {**rows[0], contract.timestamp: day}
     result, _, _ = examples_of(every, [*rows, odd], tmp_path / "a")
     expected = reference_features(every, [*rows, odd], odd)
     (ours,) = [r for r in result if r[contract.timestamp] == day]

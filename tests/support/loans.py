@@ -86,6 +86,10 @@ features:
     - {recipe: last_target}
     - {recipe: target_share, smoothing: 3}
     - {recipe: mean, columns: [cost]}
+    - {recipe: count, window: 14d}
+    - {recipe: count_distinct, columns: [rooms, rate]}
+    - {recipe: target_share, smoothing: 10, window: 30d, by: rooms}
+    - {recipe: mean, columns: [cost], by: [member, rooms]}
   suspicious_gain: 0.9
 split:
   fractions: {train: 0.6, validation: 0.2, test: 0.2}

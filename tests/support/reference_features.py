@@ -91,11 +91,16 @@ def reference_features(contract: Contract, rows: list[Row], order: Row) -> Row:
     }
     out |= {f"{contract.timestamp}_{part}": parts[part] for part in contract.features.calendar}
     before = when - timedelta(days=contract.features.history_lag_days)
-    earlier = [r for r in rows if r[contract.entity] == order[contract.entity] and r[contract.timestamp] < before]
+    earlier: dict[tuple[str, ...], list[Row]] = {}
     for recipe in contract.features.history:
+        by = (recipe.by,) if isinstance(recipe.by, str) else recipe.by or (contract.entity,)
+        if by not in earlier:
+            key = [order[name] for name in by]
+            same = [r for r in rows if None not in key and [r[name] for name in by] == key]
+            earlier[by] = [r for r in same if r[contract.timestamp] < before]
         window = recipe.window if isinstance(recipe, WindowedRecipe) else None
         days = int(window[:-1]) if window else None
-        history = [r for r in earlier if days is None or (before - r[contract.timestamp]).days <= days]
+        history = [r for r in earlier[by] if days is None or (before - r[contract.timestamp]).days <= days]
         out |= _of_recipe(contract, recipe, history, when)
     return out
 
@@ -103,12 +108,14 @@ def reference_features(contract: Contract, rows: list[Row], order: Row) -> Row:
 def _of_recipe(contract: Contract, recipe: Recipe, history: list[Row], when: date) -> Row:
     window = recipe.window if isinstance(recipe, WindowedRecipe) else None
 
+    start = recipe.by if isinstance(recipe.by, str) else "_".join(recipe.by or ("history",))
+
     def name(of: str) -> str:
-        return f"history_{of}_{window}" if window else f"history_{of}"
+        return f"{start}_{of}_{window}" if window else f"{start}_{of}"
 
     last = max((r[contract.timestamp] for r in history), default=None)
     if isinstance(recipe, CountRecipe):
-        return {name(("count" if window else "orders") if recipe.name is None else "rows"): len(history)}
+        return {name(("count" if window or recipe.by else "orders") if recipe.name is None else "rows"): len(history)}
     if isinstance(recipe, DaysSinceLastRecipe):
         return {name("days_since_last"): (when - last).days if last else None}
     if isinstance(recipe, LastTargetRecipe):
@@ -163,5 +170,16 @@ def with_every_recipe(contract: Contract, **changes: Any) -> Contract:
             {"recipe": "count_distinct", "columns": attributes, **window},
             *({"recipe": kind, "columns": measures, **window} for kind in ("mean", "min", "max")),
         ]
+    country, more = {"by": attributes[0]}, {"by": attributes}
+    recipes += [
+        *({"recipe": kind, **country} for kind in ("count", "days_since_last", "last_target")),
+        {"recipe": "target_share", "smoothing": 4.0, "window": "5d", **country},
+        {"recipe": "target_trend", "level": contract.classes[0], "shrinkage": 0.5, **country},
+        {"recipe": "count_distinct", "columns": attributes[1:], "window": "30d", **country},
+        *({"recipe": kind, "columns": measures, **country} for kind in ("mean", "min", "last")),
+        {"recipe": "count", "window": "1d", **more},
+        *({"recipe": kind, "columns": measures, "window": "5d", **more} for kind in ("mean", "max")),
+        {"recipe": "count", "by": (SIGNUP,)},
+    ]
     history = TypeAdapter(tuple[HistoryRecipe, ...]).validate_python(tuple(recipes))
     return with_features(contract, history=history, days_since=(SIGNUP,), **changes)

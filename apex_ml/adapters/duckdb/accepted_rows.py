@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import POSITION
+from apex_ml.contract.names import KEY, POSITION
 from apex_ml.core.history import settle_ties, whole_entities
 from apex_ml.sql import accepted_rows as sql
 from apex_ml.sql.history import select_sorted
@@ -79,6 +80,29 @@ class SortedRows:
                 yield table
             self.repeated += len(repeated) if repeated is not None else 0
         self._con.execute(sql.DROP_COMPACT)
+
+    def keys(self, by: tuple[str, ...]) -> pa.Table:
+        """The values of the columns by which rows share a history, and their numbers, in ascending sequence."""
+        self._con.execute(sql.create_keys_table(by))
+        return self._con.sql(f"FROM {sql.KEYS}").to_arrow_table()
+
+    def tables_by(self, by: tuple[str, ...]) -> Iterator[pa.Table]:
+        """The rows with known values of the columns, once, in tables that hold all rows of a number.
+
+        The numbers are those of :meth:`keys`, which was called before.
+        """
+        repeated = self._all_repeated
+        reader = self._con.sql(sql.select_rows_by(self.contract, by)).to_arrow_reader(BATCH_ROWS)
+        for table in whole_entities(reader, KEY):
+            table = settle_ties(self.contract, table, KEY)[0]
+            if len(repeated):
+                table = table.filter(pc.invert(pc.is_in(table.column(POSITION), value_set=repeated)))
+            yield table
+
+    @cached_property
+    def _all_repeated(self) -> pa.Array:
+        ranges = pairwise([None, *self._cuts, None])
+        return pa.concat_arrays([self._repeated(sql.compact_range(self.contract, *cut)) for cut in ranges])
 
     def _repeated(self, within: str) -> pa.Array:
         """Positions of the rows that a second file delivers again.

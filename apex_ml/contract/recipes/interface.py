@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BeforeValidator, Field
 
-from apex_ml.contract.column_types import NUMBERS
+from apex_ml.contract.column_types import LEVEL_TYPES, NUMBERS
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.history_state import ALL_ROWS, Scope, StateColumn
-from apex_ml.contract.names import state_name
+from apex_ml.contract.names import scoped_name
 from apex_ml.contract.part import ContractPart, Place
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class HistoryFeature:
         """The same feature of another part of the earlier rows."""
         if scope == ALL_ROWS:
             return self
-        column = replace(self.column, name=state_name(self.column.name, scope.window))
+        column = replace(self.column, name=scoped_name(self.column.name, *scope))
         reads = tuple(state.within(scope) for state in self.reads)
         return HistoryFeature(column, reads, lambda rows: self.values(replace(rows, scope=scope)))
 
@@ -75,6 +75,12 @@ class Recipe(ContractPart):
     """A way to make features from an entity's earlier rows."""
 
     recipe: str
+    by: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None,
+        exclude_if=lambda by: by is None,
+        description="Attribute, or a list of them: the earlier rows of every entity with the same value count. Null has"
+        " no history. Without it those of the same entity count.",
+    )
 
     @abstractmethod
     def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
@@ -83,7 +89,17 @@ class Recipe(ContractPart):
     @property
     def scope(self) -> Scope:
         """The earlier rows that count."""
-        return ALL_ROWS
+        return Scope(by=(self.by,) if isinstance(self.by, str) else self.by or ())
+
+    def scope_faults(self, parts: Parts) -> Iterator[tuple[Place, str]]:
+        """Columns by which no history can be kept, each with its place below the recipe."""
+        for name in self.scope.by:
+            if fault := parts.role_fault(name, "attribute"):
+                yield ("by",), f"{fault}; a history is by what is known before the row"
+            elif (column := parts.columns[name]) is not None and column.type not in LEVEL_TYPES:
+                yield ("by",), f"{name} is of type {column.type}: a history is by {' or '.join(LEVEL_TYPES)}"
+            elif self.scope.by.count(name) > 1:
+                yield ("by",), f"{name} is listed twice: remove one"
 
     def scoped(self, contract: Contract) -> tuple[HistoryFeature, ...]:
         """The features of the earlier rows that count, in row."""
@@ -111,7 +127,7 @@ class WindowedRecipe(Recipe):
     @property
     def scope(self) -> Scope:
         """The rows of the window."""
-        return Scope(window=None if self.window is None else int(self.window.removesuffix("d")))
+        return super().scope._replace(window=None if self.window is None else int(self.window.removesuffix("d")))
 
 
 def measure_faults(parts: Parts, names: Sequence[str], what: str) -> Iterator[tuple[Place, str]]:
