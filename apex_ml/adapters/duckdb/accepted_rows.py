@@ -84,7 +84,7 @@ class SortedRows:
     def keys(self, by: tuple[str, ...]) -> pa.Table:
         """The values of the columns by which rows share a history, and their numbers, in ascending sequence."""
         self._con.execute(sql.create_keys_table(by))
-        return self._con.sql(f"FROM {sql.KEYS}").to_arrow_table()
+        return self._con.table(sql.KEYS).to_arrow_table()
 
     def tables_by(self, by: tuple[str, ...]) -> Iterator[pa.Table]:
         """The rows with known values of the columns, once, in tables that hold all rows of a number.
