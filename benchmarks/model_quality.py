@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -13,6 +14,7 @@ from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.development import Development, develop
 from apex_ml.core.evaluation import row_losses
 from apex_ml.core.features import feature_columns, kind_of
+from apex_ml.core.uncertainty import Clusters, bootstrap_interval
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.trial_run import TrialRun, try_pipeline
 from apex_ml.settings import Settings
@@ -28,6 +30,27 @@ THREADS = 2
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What the selection of features costs on the test rows, before calibration: percent of the log loss.
+
+    `low` and `high` are the ends of the 95 % interval; `all_features` is the log loss with all features.
+    """
+
+    percent: float
+    low: float
+    high: float
+    all_features: float
+
+    @classmethod
+    def of(cls, selected: np.ndarray, every: np.ndarray, entities: np.ndarray, seed: int) -> Cost:
+        """From the losses of the same rows, (n,) each, with the selected and with all features."""
+        percent = 100 / every.mean()
+        low, high = bootstrap_interval(Clusters.of(selected - every, entities), seed)
+        difference = float((selected - every).mean())
+        return cls(percent * difference, percent * low, percent * high, float(every.mean()))
+
+
+@dataclass(frozen=True)
 class Compared:
     """The scores of one table by what made them."""
 
@@ -35,10 +58,7 @@ class Compared:
     rows: int
     features: tuple[str, ...]
     scores: dict[str, Scores]
-    selected: float
-    """Log loss before calibration of the model of Apex."""
-    all_features: float
-    """The same of one with every feature."""
+    selection: Cost
     without_history: float | None
     """Log loss of Apex without the history of the entity; None where there is none."""
 
@@ -69,9 +89,9 @@ def rows_of(compared: Compared) -> Iterator[Row]:
     best = min((s.log_loss, peer) for peer, s in compared.scores.items() if peer != "Apex")
     note = f"{compared.rows:,} examples, {len(compared.features)} features"
     yield Row(f"{name}: Apex behind the better peer", compared.behind, "%", MAX_BEHIND, Beside(best[1], best[0]), note)
-    cost = 100 * (compared.selected / compared.all_features - 1)
-    beside = Beside("all features", compared.all_features)
-    yield Row(f"{name}: cost of the selection", cost, "%", MAX_SELECTION_COST, beside, "before calibration")
+    cost, beside = compared.selection, Beside("all features", compared.selection.all_features)
+    note = f"before calibration; estimate {cost.percent:.2f} %, up to {cost.high:.2f} %"
+    yield Row(f"{name}: cost of the selection, 95 % lower bound", cost.low, "%", MAX_SELECTION_COST, beside, note)
     if compared.without_history is not None:
         gain = 100 * (apex.log_loss / compared.without_history - 1)
         beside = Beside("without history", compared.without_history)
@@ -100,13 +120,15 @@ def compare(table: PublicTable, folder: Path) -> Compared:
     without = None
     if len(own) < len(columns):
         without = float(_developed(run, own, contract.classes, run.options.selection).metrics["test_log_loss"])
+    every = _developed(run, columns, contract.classes, "none")
+    losses = [_raw_losses(run, done) for done in (run.development, every)]
+    cost = Cost.of(losses[0], losses[1], run.tables["test"].entities, run.options.seed)
     return Compared(
         table,
         sum(len(part.y) for part in run.tables.values()),
         run.development.model.encoder.names,
         scores,
-        _raw_log_loss(run, run.development),
-        _raw_log_loss(run, _developed(run, columns, contract.classes, "none")),
+        cost,
         without,
     )
 
@@ -133,7 +155,7 @@ def _developed(
     return develop(run.tables, tuple(columns), classes, (), options, run.development.model.info)
 
 
-def _raw_log_loss(run: TrialRun, done: Development) -> float:
-    """Log loss on the test rows, of the probabilities before calibration."""
+def _raw_losses(run: TrialRun, done: Development) -> np.ndarray:
+    """Log loss of each test row, of the probabilities before calibration, (n,)."""
     test = run.tables["test"]
-    return float(row_losses(done.model.raw_probabilities(test.table), test.y).mean())
+    return row_losses(done.model.raw_probabilities(test.table), test.y)

@@ -112,7 +112,7 @@ def flights() -> pd.DataFrame:
             "delay": rows["arr_delay"].astype(float),
         }
     )
-    return _some(table, "line", 40_000)
+    return _some(table, "line", 60_000)
 
 
 def _baskets(max_rows: int) -> pd.DataFrame:
@@ -145,12 +145,12 @@ def _baskets(max_rows: int) -> pd.DataFrame:
 
 def brands() -> pd.DataFrame:
     """Whether a bought product is of the chain's own brand; its type has two thousand levels."""
-    return _baskets(40_000)
+    return _baskets(60_000)
 
 
 def categories() -> pd.DataFrame:
     """The category of a bought product, of thirty: the rarer ones are one class."""
-    rows = _baskets(15_000).drop(columns=["department", "product_type"])
+    rows = _baskets(12_000).drop(columns=["department", "product_type"])
     common = rows["product_category"].value_counts().index[:29]
     return rows.assign(product_category=rows["product_category"].where(rows["product_category"].isin(common), "OTHER"))
 

@@ -31,8 +31,8 @@ MIN_LEVEL_ROWS = 5
 """Training rows of a level below which it counts as unknown."""
 MIN_UNKNOWN = 0.005
 """Share of training rows without a known level that every column of native levels has at least."""
-ROUNDS = 1000
-"""Maximum of rounds with early stopping, which slow trees of few rows need."""
+MAX_ROUNDS, MAX_TREES = 1000, 12_000
+"""Maximum of rounds with early stopping, which slow trees of few rows need, and of trees: a round has one a class."""
 KNOWN = "known_levels"
 PRESETS = (
     {
@@ -40,7 +40,7 @@ PRESETS = (
         "learning_rate": 0.1,
         "min_child_weight": 1.0,
         "subsample": 0.9,
-        "colsample_bytree": 0.9,
+        "colsample_bytree": 0.7,
         "reg_lambda": 1.0,
     },
     {
@@ -104,7 +104,8 @@ class XGBoostNative(XGBoostTrees):
 
     def fit(self, params: Mapping[str, Any], train: Part, validation: Part, context: FitContext) -> Fitted:
         """Train with early stopping on the validation part."""
-        rounds = ROUNDS if context.early_stopping_rounds else TrainingSettings.rounds
+        limit = min(MAX_ROUNDS, MAX_TREES // len(context.classes))
+        rounds = limit if context.early_stopping_rounds else TrainingSettings.rounds
         settings = training_settings({"rounds": rounds, **params}, context)
         known = known_levels(context.columns, train.x)
         x = _with_some_unknown(with_missing(train.x, known), known, context.seed)
