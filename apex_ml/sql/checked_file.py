@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apex_ml.contract.names import IN_DOUBT, ROW_NR
-from apex_ml.sql.derived import DerivedValue
+from apex_ml.sql.derived import DerivedValue, select_derived
 from apex_ml.sql.parquet import copy_to_parquet, scan_by_place
 from apex_ml.sql.quarantine import is_true, own_values_sql, reasons_sql, value_sql
 from apex_ml.sql.quote import identifier, identifiers
@@ -22,7 +22,8 @@ from apex_ml.sql.session import replace_temp_table
 HELD, HELD_STAGED = "held_rows", "held_staged_rows"
 DROP_HELD_STAGED = f"DROP TABLE IF EXISTS {HELD_STAGED}"
 HELD_DERIVED = "held_derived_values"
-DROP_HELD_DERIVED = f"DROP TABLE IF EXISTS {HELD_DERIVED}"
+HELD_INPUTS = "held_inputs"
+DROP_HELD_INPUTS = f"DROP TABLE IF EXISTS {HELD_INPUTS}"
 BAD = "bad_rows"
 COMPRESSION_LEVEL = 1
 
@@ -37,15 +38,12 @@ class CheckedFile:
     """Whether the rows of :meth:`plain` are in the table HELD."""
     held_staged: bool = False
     """Whether the rows of :meth:`staged` are in the table HELD_STAGED."""
-    held_derived: bool = False
-    """Whether the values of the derived columns are in the table HELD_DERIVED."""
     recovered: RecoveredColumns | None = None
 
     def rows(self) -> str:
         """All rows as they are in the file, with the derived columns."""
-        if self.held_derived:
-            return f"SELECT * FROM ({self._own_rows()}) POSITIONAL JOIN {HELD_DERIVED}"
-        return self.checks.with_derived(self._own_rows())
+        own = self._own_rows()
+        return f"SELECT * FROM ({own}) POSITIONAL JOIN {HELD_DERIVED}" if self.checks.derived else own
 
     def _own_rows(self) -> str:
         names = ", ".join(self.checks.source)
@@ -83,17 +81,22 @@ class CheckedFile:
         """Keep the rows of :meth:`staged` in the table HELD_STAGED."""
         return replace_temp_table(HELD_STAGED, f"{self.staged()} FROM staged")
 
-    def create_held_derived_table(self) -> str:
+    def create_derived_tables(self) -> list[str]:
         """Keep the values of the derived columns in the table HELD_DERIVED, in the order of the rows.
 
-        An expression that fails on a row is slow, as it is then computed row by row: once is enough.
+        An expression that fails on a row is slow, as it is then computed row by row: once is enough. What the
+        expressions read is in the table HELD_INPUTS.
         """
-        names = ", ".join(name for value in self.checks.derived for name in (value.name, value.failed))
-        return replace_temp_table(HELD_DERIVED, f"SELECT {names} FROM ({self.rows()})")
+        inputs = self.checks.select_inputs(f"({self._own_rows()})")
+        return [
+            replace_temp_table(HELD_INPUTS, inputs),
+            replace_temp_table(HELD_DERIVED, select_derived(self.checks.derived, HELD_INPUTS)),
+        ]
 
     def fail_once(self, value: DerivedValue) -> str:
         """A query that fails as the expression of a derived column does, on a row on which it does."""
-        return f"SELECT {value.expression} FROM ({self.rows()}) WHERE {value.failed} LIMIT 1"
+        rows = f"{HELD_INPUTS} POSITIONAL JOIN {HELD_DERIVED}"
+        return f"SELECT {value.expression} FROM {rows} WHERE {value.failed} LIMIT 1"
 
     def count_doubts(self) -> str:
         """Count rows, rows in doubt, and for each unique rule the repeated rows, in one pass without normalising."""

@@ -2,6 +2,9 @@
 
 An expression that fails on a row, as for the 30th of February, does not stop the query. Its value is kept in a list:
 null instead of the list means that the expression failed, a null in the list that its value is null.
+
+The inputs of the expressions come from a table. DuckDB would not compute the other parts of an expression where one of
+its inputs is null in all rows of a part of a file, so that it would depend on the other rows whether it fails.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ class DerivedValue:
     """The place of the value behind those of the file's columns."""
     kind: pa.DataType
     expression: str
-    """SQL of the expression, over a file's columns by their places."""
+    """SQL of the expression, over the columns of :func:`select_inputs`."""
     columns: tuple[str, ...]
     """The columns that the expression reads."""
     rule: str
@@ -50,7 +53,11 @@ def failed_rule(column: Column) -> str:
     return f"derive: {column.derive} fails on these values; correct them, or let the expression allow for them"
 
 
-def input_sql(column: Column, value: str) -> str:
+def _input_name(column: str) -> str:
+    return identifier(f"input {column}")
+
+
+def _input_sql(column: Column, value: str) -> str:
     """SQL of a column's value as expressions read it: of its type, an instant on the clock of the column's zone.
 
     There is one zero: values of requests are kept by how they compare, and then a zero has no sign.
@@ -62,44 +69,39 @@ def input_sql(column: Column, value: str) -> str:
     return f"CAST({value} AS {duckdb_type(column)})"
 
 
-def expression_sql(column: Column, contract: Contract, values: Mapping[str, str]) -> str:
-    """SQL of a derived column's expression, by SQL of the values of the columns that it reads."""
+def select_inputs(contract: Contract, values: Mapping[str, str], relation: str) -> str:
+    """The columns that expressions read, by SQL of their values over a relation, one row for each of its rows."""
+    names = contract.sources(*{column.role for column in contract.derived.values()})
+    inputs = (f"{_input_sql(contract.columns[name], values[name])} AS {_input_name(name)}" for name in names)
+    return f"SELECT {', '.join(inputs)} FROM {relation}"
+
+
+def _expression_sql(column: Column, contract: Contract) -> str:
     expression = column.expression
     assert expression is not None  # a derived column has one
     sources = expression.columns(contract.columns)
-    inputs = {written: input_sql(contract.columns[name], values[name]) for written, name in sources.items()}
-    return expression.sql(inputs)
+    return expression.sql({written: _input_name(name) for written, name in sources.items()})
 
 
-def derived_values(
-    contract: Contract, values: Mapping[str, str], kinds: Mapping[str, pa.DataType], first_place: int
-) -> tuple[DerivedValue, ...]:
-    """The derived columns of a contract, from SQL of the other columns' values and the types of the expressions."""
+def derived_values(contract: Contract, kinds: Mapping[str, pa.DataType], first_place: int) -> tuple[DerivedValue, ...]:
+    """The derived columns of a contract, by the types of their expressions."""
     derived = []
     for place, column in enumerate(contract.derived.values(), first_place):
         expression = column.expression
         assert expression is not None
-        derived.append(
-            DerivedValue(
-                column.name,
-                place,
-                kinds[column.name],
-                expression_sql(column, contract, values),
-                tuple(expression.columns(contract.columns).values()),
-                failed_rule(column),
-            )
-        )
+        sources = tuple(expression.columns(contract.columns).values())
+        sql = _expression_sql(column, contract)
+        derived.append(DerivedValue(column.name, place, kinds[column.name], sql, sources, failed_rule(column)))
     return tuple(derived)
 
 
-def add_derived(rows: str, derived: Sequence[DerivedValue]) -> str:
-    """A query of rows with the derived values beside the others, and whether each expression failed."""
+def select_derived(derived: Sequence[DerivedValue], inputs: str) -> str:
+    """The derived values, and whether each expression failed, over the columns of :func:`select_inputs`."""
     tried = ", ".join(f"TRY([{value.expression}]) AS {_tried(value)}" for value in derived)
     values = ", ".join(
         f"{_tried(value)}[1] AS {value.name}, {_tried(value)} IS NULL AS {value.failed}" for value in derived
     )
-    lists = ", ".join(map(_tried, derived))
-    return f"SELECT * EXCLUDE ({lists}), {values} FROM (SELECT *, {tried} FROM ({rows}))"
+    return f"SELECT {values} FROM (SELECT {tried} FROM {inputs})"
 
 
 def _tried(value: DerivedValue) -> str:
@@ -109,8 +111,9 @@ def _tried(value: DerivedValue) -> str:
 def select_expressions(contract: Contract, columns: Iterable[Column]) -> str:
     """No row of the expressions of derived columns; the types of the result are theirs."""
     values = {name: f"CAST(NULL AS {duckdb_type(c)})" for name, c in contract.file_columns.items()}
-    selected = (f"({expression_sql(c, contract, values)}) AS {identifier(c.name)}" for c in columns)
-    return f"SELECT {', '.join(selected)} LIMIT 0"
+    selected = (f"({_expression_sql(c, contract)}) AS {identifier(c.name)}" for c in columns)
+    inputs = select_inputs(contract, values, "(SELECT 1)")
+    return f"SELECT {', '.join(selected)} FROM ({inputs}) LIMIT 0"
 
 
 def select_values(contract: Contract, kinds: Mapping[str, pa.DataType], relation: str) -> str:
@@ -120,12 +123,13 @@ def select_values(contract: Contract, kinds: Mapping[str, pa.DataType], relation
     given as days since 1970, and a time as microseconds, as DuckDB has more years than Python.
     """
     values = {name: identifier(name) for name in contract.file_columns}
-    derived = derived_values(contract, values, kinds, len(values))
+    derived = derived_values(contract, kinds, len(values))
     selected: list[str] = []
     for value in derived:
-        column, source = contract.columns[value.column], value.name
-        result = normalised_sql(column, value.kind, source)
-        lost = lost_sql(column, value.kind, source, result)
+        column = contract.columns[value.column]
+        result = normalised_sql(column, value.kind, value.name)
+        lost = lost_sql(column, value.kind, value.name, result)
         numbers = {"date": f"date_diff('day', DATE '1970-01-01', {result})", "timestamp": f"epoch_us({result})"}
         selected += [numbers.get(column.type, result), lost, value.failed]
-    return f"SELECT {', '.join(selected)} FROM ({add_derived(f'SELECT * FROM {relation}', derived)})"
+    inputs = f"({select_inputs(contract, values, relation)})"
+    return f"SELECT {', '.join(selected)} FROM ({select_derived(derived, inputs)})"

@@ -6,9 +6,10 @@ never meet. The adapter runs the text, one file at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from types import MappingProxyType
 
 import pyarrow as pa
@@ -22,7 +23,7 @@ from apex_ml.contract.per_use import Severity, Use
 from apex_ml.contract.rules import UniqueRule
 from apex_ml.sql.casts import NOT_FINITE, cast_sql, not_of_type, with_loss
 from apex_ml.sql.conditions import condition_sql
-from apex_ml.sql.derived import DerivedValue, add_derived, derived_values
+from apex_ml.sql.derived import DerivedValue, derived_values, select_inputs
 from apex_ml.sql.file_types import as_text, duckdb_type, is_binary, is_text, unwrap
 from apex_ml.sql.normal_forms import Normalised, normalised, not_normal_sql, text_steps_sql
 from apex_ml.sql.parquet import place_name
@@ -84,7 +85,7 @@ class RowChecks:
     """Everything needed to check one file. Built by :func:`compile_row_checks`.
 
     `source` names the file's columns by their places; `staged`, `plain` and `doubt` are SQL over a relation of that
-    name, to which :meth:`with_derived` adds the derived columns. A row for which `doubt` is not true is normalised in
+    name, which holds the values of `derived`, too. A row for which `doubt` is not true is normalised in
     the file and breaks no rule of `reasons`: `plain`, which only casts, gives the same values for it as `staged`.
     """
 
@@ -99,10 +100,8 @@ class RowChecks:
     normalised: tuple[Normalised, ...]
     unique: tuple[UniqueColumns, ...]
     derived: tuple[DerivedValue, ...] = ()
-
-    def with_derived(self, rows: str) -> str:
-        """A query of a file's rows, with the values of the derived columns beside them."""
-        return add_derived(rows, self.derived) if self.derived else rows
+    select_inputs: Callable[[str], str] = str
+    """A query of what the expressions of derived columns read, over a relation of the file's rows."""
 
 
 def _reasons(
@@ -228,7 +227,8 @@ def compile_row_checks(
         column.name: _compile_column(column, use, schema, matched.places.get(column.name), recovered)
         for column in contract.file_columns.values()
     }
-    values_of = derived_values(contract, {name: c.value for name, c in compiled.items()}, derived, len(schema))
+    sources = {name: c.value for name, c in compiled.items()}
+    values_of = derived_values(contract, derived, len(schema))
     for value in values_of:
         column, place = contract.columns[value.column], value.place
         source = identifier(place_name(place))
@@ -260,6 +260,7 @@ def compile_row_checks(
         normalised=tuple(n for c in compiled.values() for n in c.normalised),
         unique=_unique_columns(contract, use),
         derived=values_of,
+        select_inputs=partial(select_inputs, contract, sources),
     )
 
 

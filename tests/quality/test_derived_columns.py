@@ -305,3 +305,58 @@ def test_a_large_file_is_split_as_a_small_one(
     assert len(result["row_nr"]) == rows - len(failed)
     assert result["first"] == [date(2024, month[nr], 1) for nr in result["row_nr"]]
     assert set(result["clean"]) == {"A B"} and set(result["whole"]) == {202400 + month for month in range(1, 13)}
+
+
+NUMBER = st.recursive(
+    st.sampled_from(["year", "month", "share", "price", "2", "0.5", "length(name)", "hour(at)", "null"]),
+    lambda inner: st.one_of(
+        st.tuples(inner, st.sampled_from(["+", "-", "*", "/", "//", "%"]), inner).map(" ".join).map("({})".format),
+        st.tuples(st.sampled_from(["abs", "round", "sqrt", "sin", "exp", "ln", "floor"]), inner).map(
+            "{0[0]}({0[1]})".format
+        ),
+        st.tuples(inner, inner).map("coalesce({0[0]}, {0[1]})".format),
+        st.tuples(inner, inner, inner).map("CASE WHEN {0[0]} > {0[1]} THEN {0[1]} ELSE {0[2]} END".format),
+        inner.map("CAST({} AS BIGINT)".format),
+        inner.map("TRY_CAST({} AS DOUBLE)".format),
+    ),
+    max_leaves=5,
+)
+TEXT = st.one_of(
+    NUMBER.map("CAST({} AS VARCHAR)".format),
+    NUMBER.map("concat(name, '-', {})".format),
+    NUMBER.map("strftime(at + to_days(CAST({} AS INTEGER)), '%Y %B %d')".format),
+    st.just("upper(trim(regexp_replace(name, '[^a-z]', '', 'g')))"),
+    st.just("string_split(name, ' ')[1]"),
+)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    NUMBER.map(lambda text: ("double", text)) | TEXT.map(lambda text: ("string", text)),
+    st.lists(ROWS, min_size=3, max_size=5),
+)
+def test_any_expression_gives_a_file_and_a_request_the_same(
+    con: duckdb.DuckDBPyConnection, tmp_path: Path, expression: tuple[str, str], rows: list[dict[str, Any]]
+) -> None:
+    kind, text = expression
+    written = f"{{description: D., type: {kind}, {ATTRIBUTE}, derive: {json.dumps(text)}}}"
+    try:
+        contract = contract_of(tmp_path, SOURCES | {"x": written})
+        derived_types(contract)
+    except ConfigError as error:
+        assert (
+            "names no column" in str(error) or "DuckDB cannot read" in str(error) or "null in every row" in str(error)
+        )
+        return
+    _, from_file = checked(con, tmp_path, contract, "score", table_of(rows))
+    reader = request_reader(contract)
+    for nr, (row, result) in enumerate(zip(rows, from_file, strict=True)):
+        body = json.dumps({"rows": [sent(nr, row)]}).encode()
+        if isinstance(result, dict):
+            assert bits(reader.read(body).columns["x"][0]) == bits(result["x"]), (text, row)
+        else:
+            with pytest.raises(RefusedError) as error_of_request:
+                reader.read(body)
+            assert {f"{f.path.removeprefix('rows[0].')}: {f.rule}" for f in error_of_request.value.faults} == set(
+                result
+            )

@@ -19,7 +19,7 @@ from apex_ml.adapters.duckdb.file_schema import (
     refuse_other_names,
     refuse_repeated_names,
 )
-from apex_ml.adapters.duckdb.split_rows import HELD_ROWS, SplitFiles, split_rows
+from apex_ml.adapters.duckdb.split_rows import HELD_ROWS, SplitFiles, compute_derived, split_rows
 from apex_ml.adapters.storage.files import name_errors
 from apex_ml.adapters.storage.parquet_pages import encrypted_columns, verify_pages
 from apex_ml.adapters.storage.parquet_types import as_read, refuse_unknown_zones
@@ -140,6 +140,7 @@ def _split(file: _File, recovered: RecoveredColumns | None, to: SplitFiles) -> F
     con = file.con
     if recovered is None:
         rows = checked = CheckedFile(file.path, file.checks)
+        compute_derived(con, checked)
         if not to.copy and file.rows <= HELD_ROWS:
             con.execute(checked.create_held_table())
             checked = replace(checked, held=True)
@@ -147,6 +148,7 @@ def _split(file: _File, recovered: RecoveredColumns | None, to: SplitFiles) -> F
         types = derived_types(file.contract)
         checks = compile_row_checks(file.contract, file.use, recovered.schema, file.as_of, recovered.places, types)
         rows = checked = CheckedFile(file.path, checks, recovered=recovered)
+        compute_derived(con, checked)
         to = replace(to, copy=True)  # the recovered columns are temporary
     report = split_rows(con, checked, to)
     timed = {name: report.normalised.get(f"{name}: day_of_timestamp", 0) for name in file.contract.columns}

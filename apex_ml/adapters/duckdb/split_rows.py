@@ -11,7 +11,7 @@ from apex_ml.adapters.duckdb.engine import StrictConnection, one_row, reason_of
 from apex_ml.adapters.duckdb.file_report import FileReport
 from apex_ml.contract.names import ROW_NR
 from apex_ml.sql.checked_file import (
-    DROP_HELD_DERIVED,
+    DROP_HELD_INPUTS,
     DROP_HELD_STAGED,
     CheckedFile,
     DoubtfulRows,
@@ -65,11 +65,15 @@ def count_doubts(con: StrictConnection, file: CheckedFile) -> Doubts:
     return Doubts(rows, doubtful, tuple(repeated))
 
 
+def compute_derived(con: StrictConnection, file: CheckedFile) -> None:
+    """Keep the derived columns of a file for all queries of its rows."""
+    if file.checks.derived:
+        for statement in file.create_derived_tables():
+            con.execute(statement)
+
+
 def split_rows(con: StrictConnection, file: CheckedFile, to: SplitFiles) -> FileReport:
     """Check every row cheaply, then the rows in doubt closely; a file without such rows is copied unchanged."""
-    if file.checks.derived and not file.held:
-        con.execute(file.create_held_derived_table())
-        file = replace(file, held_derived=True)
     doubts = count_doubts(con, file)
     # repeats that only warn remove no row: their hashes are counted, of which two may be equal by chance
     if not doubts.doubtful and (
@@ -108,7 +112,7 @@ def _split_closely(con: StrictConnection, doubtful: DoubtfulRows, to: SplitFiles
         con.execute(doubtful.copy_bad(to.quarantined))
     con.execute(doubtful.copy_good(to.columns(doubtful.file), to.accepted, without_bad=bool(bad)))
     con.execute(DROP_HELD_STAGED)
-    con.execute(DROP_HELD_DERIVED)
+    con.execute(DROP_HELD_INPUTS)
     remaining = iter(counts)
     labels = [[f"{r.column}: {r.rule}" for r in kind] for kind in (errors, warnings)]
     labels.append([f"{n.column}: {n.how}" for n in normalised])
