@@ -63,7 +63,8 @@ def day_sql(contract: Contract, relation: str) -> str:
     return f"date_diff('day', DATE '1970-01-01', {relation}.{identifier(contract.timestamp)})"
 
 
-def _only(conditions: Sequence[str]) -> str:
+def only(conditions: Sequence[str]) -> str:
+    """SQL: an aggregate's filter by all of the conditions; empty without one."""
     return f" FILTER (WHERE {' AND '.join(conditions)})" if conditions else ""
 
 
@@ -75,7 +76,7 @@ def aggregate_sql(contract: Contract, column: StateColumn, before: str) -> str:
         day_sql(contract, "h"),
     )
     recent = [f"{when} >= {before} - {column.scope.window}"] if column.scope.window else []
-    within = _only(recent)
+    within = only(recent)
 
     def total(value: str) -> str:
         return f"CAST(coalesce(sum({value}){within}, 0) AS BIGINT)"
@@ -83,7 +84,7 @@ def aggregate_sql(contract: Contract, column: StateColumn, before: str) -> str:
     match column.aggregate:
         case Rows(level):
             has_level = [] if level is None else [f"{target} = {literal(level)}"]
-            return f"count({'*' if has_level else when}){_only([*has_level, *recent])}"
+            return f"count({'*' if has_level else when}){only([*has_level, *recent])}"
         case LastDate():
             return f"max({when})"
         case LastTarget():
@@ -103,7 +104,7 @@ def aggregate_sql(contract: Contract, column: StateColumn, before: str) -> str:
             return f"{side}({exact_sql(contract, measure, 'h')}){within}"
         case LatestValue(measure):
             value = exact_sql(contract, measure, "h")
-            known = _only([f"h.{identifier(measure)} IS NOT NULL", *recent])
+            known = only([f"h.{identifier(measure)} IS NOT NULL", *recent])
             return f"(max({{'day': {day}, 'value': {value}}}){known}).value"
 
 

@@ -9,6 +9,7 @@ from apex_ml.contract.history_state import history_keys, state_columns
 from apex_ml.contract.model import Contract
 from apex_ml.sql.accepted_rows import select_columns, select_delivered_once
 from apex_ml.sql.features import exact_sql, select_state
+from apex_ml.sql.history_days import select_state_by
 from apex_ml.sql.quote import identifier
 from apex_ml.sql.session import create_temp_table
 
@@ -34,7 +35,7 @@ def select_with_state(contract: Contract, asked: str, rows: str) -> str:
     for nr, by in enumerate(history_keys(contract)):
         select += "".join(f", s{nr}.{identifier(name)}" for name, *_ in state_columns(contract, by))
         same = [f"s{nr}.{name} IS NOT DISTINCT FROM a.{name}" for name in map(identifier, by)]
-        state = select_state(contract, asked, rows, by)
+        state = select_state_by(contract, asked, rows, by)
         query += f" JOIN ({state}) AS s{nr} ON {' AND '.join(same)} AND s{nr}.{when} = a.{when}"
     return f"{select} {query}"
 

@@ -175,9 +175,11 @@ def with_every_recipe(contract: Contract, **changes: Any) -> Contract:
         *({"recipe": kind, **country} for kind in ("count", "days_since_last", "last_target")),
         {"recipe": "target_share", "smoothing": 4.0, "window": "5d", **country},
         {"recipe": "target_trend", "level": contract.classes[0], "shrinkage": 0.5, **country},
-        {"recipe": "count_distinct", "columns": attributes[1:], "window": "30d", **country},
         *({"recipe": kind, "columns": measures, **country} for kind in ("mean", "min", "last")),
+        {"recipe": "max", "columns": measures, "window": "30d", **country},
         {"recipe": "count", "window": "1d", **more},
+        {"recipe": "count_distinct", "columns": (SIGNUP,), "window": "30d", **more},
+        {"recipe": "count_distinct", "columns": (SIGNUP,), **more},
         *({"recipe": kind, "columns": measures, "window": "5d", **more} for kind in ("mean", "max")),
         {"recipe": "count", "by": (SIGNUP,)},
     ]
