@@ -21,6 +21,10 @@ ONE_HOT_LIMIT = 50
 """Maximum one-hot columns of a feature. The rarest levels beyond it share one column with the unknown level."""
 
 
+FARTHEST = 1e6
+"""Standard deviations from the mean beyond which a number counts as this far: a larger one could overflow."""
+
+
 def design(x: np.ndarray, widths: list[int], centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Design matrix. `widths` is the number of one-hot columns of each feature, 0 for a number.
 
@@ -35,6 +39,7 @@ def design(x: np.ndarray, widths: list[int], centre: np.ndarray, scale: np.ndarr
         else:
             unknown = np.isnan(column)
             value = np.where(unknown, 0, (column - centre[index]) / scale[index])
+            value = np.clip(value, -FARTHEST, FARTHEST)
             parts.append(np.stack([value, unknown], axis=1).astype(np.float32))
     return np.hstack(parts)
 
@@ -75,7 +80,7 @@ class Logistic(Candidate):
             raise DataError("train: every training row has the same target, so no model can be fitted")
         widths = [_width(column) for column in context.columns]
         numbers = np.asarray([not width for width in widths])
-        known = np.where(np.isfinite(train.x), train.x, np.nan)
+        known = np.where(np.isfinite(train.x), train.x.astype(np.float64), np.nan)  # a float's square may overflow
         blank = np.isnan(known).all(axis=0)
         centre, scale = np.zeros(len(widths)), np.ones(len(widths))
         usable = numbers & ~blank

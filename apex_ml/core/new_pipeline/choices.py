@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from apex_ml.contract.checks import EXACT_INTEGERS
 from apex_ml.core.new_pipeline.columns import target_classes
 from apex_ml.core.table_profile.bins import number_text
 from apex_ml.core.table_profile.findings import ABSENT_SHARE, LEAK_GAIN, is_named_as_identifier
@@ -56,6 +57,8 @@ def _target_fault(profile: TableProfile, column: ColumnProfile) -> str:
         return "it holds dates; Apex predicts classes. Make a column with a class, such as before or after a day"
     if column.distinct > MAX_CLASSES:
         return _too_many(column)
+    if (n := column.numbers) is not None and column.kind == "number" and max(-n.low, n.high) > EXACT_INTEGERS:
+        return f"it has numbers beyond {EXACT_INTEGERS:,}, which are not exact; make a column with a class"
     if column.numbers is not None and column.numbers.decimals is None:
         return "its numbers have more than 4 decimals; make a column with a class, such as low, middle and high"
     if len(classes := target_classes(column)) < 2:

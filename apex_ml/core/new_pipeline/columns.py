@@ -279,4 +279,6 @@ def rounded_out(value: float, *, up: bool) -> float | int:
         return value if value else 0
     power = 10.0 ** (floor(log10(abs(value))) - 1)
     bound = round((ceil if up else floor)(value / power) * power, 12)
+    if not isfinite(bound):
+        return bound
     return int(bound) if bound == int(bound) else bound
