@@ -18,7 +18,7 @@ def module_names(package: str) -> tuple[str, ...]:
     """Names of a package's plug-ins, defaults first, then sorted. Imports neither the package nor the modules.
 
     >>> module_names(CANDIDATES)
-    ('lightgbm', 'logistic', 'prior', 'xgboost')
+    ('lightgbm', 'logistic', 'prior', 'xgboost', 'xgboost_native')
     >>> module_names(SPLIT_STRATEGIES)
     ('temporal', 'legacy', 'random', 'stratified_random')
     """
