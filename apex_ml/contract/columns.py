@@ -271,7 +271,10 @@ class Column(ContractPart):
 
     def _role_faults(self) -> Iterator[str]:
         if self.role == "timestamp" and self.type != "date":
-            yield f"the timestamp column needs type date, not {self.type}: write type: date"
+            remedy = "write type: date"
+            if self.type == "timestamp":
+                remedy += f", or derive the day of {self.name} in another column, by date_trunc"
+            yield f"the timestamp column needs type date, not {self.type}: {remedy}"
         if self.role == "key" and self.type not in KEY_TYPES:
             yield f"a key needs type {' or '.join(KEY_TYPES)}, not {self.type}"
         if self.role == "target":

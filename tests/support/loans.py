@@ -55,6 +55,11 @@ columns:
     type: timestamp
     timezone: Europe/Madrid
     role: attribute
+  hour:
+    description: Hour in Madrid at which the borrower asked.
+    type: int64
+    role: attribute
+    derive: hour(asked_at)
   rooms:
     description: Rooms of the flat.
     type: int64
@@ -90,6 +95,7 @@ features:
     - {recipe: count_distinct, columns: [rooms, rate]}
     - {recipe: target_share, smoothing: 10, window: 30d, by: rooms}
     - {recipe: mean, columns: [cost], by: [member, rooms]}
+    - {recipe: count, by: [rooms, hour], window: 30d}
   suspicious_gain: 0.9
 split:
   fractions: {train: 0.6, validation: 0.2, test: 0.2}
@@ -112,7 +118,10 @@ def loans(rows: int, seed: int = 3, day: date | None = None) -> pa.Table:
     rooms = random.integers(1, 4, rows)
     repaid = random.random(rows) < 1 / (1 + np.exp(-(2.0 * member + rooms - rate / 2000)))
     days = [day or FIRST_DAY + timedelta(days=int(n)) for n in np.sort(random.integers(0, DAYS, rows))]
-    asked = [datetime(d.year, d.month, d.day, int(h), tzinfo=UTC) for d, h in zip(days, rows * [9], strict=True)]
+    asked = [
+        datetime(d.year, d.month, d.day, int(h), tzinfo=UTC)
+        for d, h in zip(days, random.integers(8, 12, rows), strict=True)
+    ]
     table = {
         "borrower": pa.array(random.integers(0, max(rows // 4, 1), rows)),
         "day": pa.array(days, pa.date32()),
