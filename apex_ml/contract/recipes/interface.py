@@ -1,7 +1,8 @@
 """The interface of a recipe: its parameters, and the features that it makes from the state of an entity's history.
 
 A new recipe is one module of this package with one subclass of :class:`Recipe`. Its fields are the keys of the
-contract; its features name the state that they read.
+contract; its features name the state that they read, as if all earlier rows of the entity counted. The scope of the
+recipe (`by`, and `window` of a :class:`WindowedRecipe`) gives both the names and the state of the rows that do count.
 """
 
 from __future__ import annotations
