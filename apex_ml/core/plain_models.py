@@ -17,7 +17,7 @@ from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.binary import auc
 from apex_ml.core.candidates import candidate
 from apex_ml.core.candidates.interface import FitContext, Part
-from apex_ml.core.decision import Costs, row_costs
+from apex_ml.core.decision import Costs, decide, row_costs
 from apex_ml.core.estimator import Encoder
 from apex_ml.core.evaluation import row_losses
 from apex_ml.core.examples import Examples
@@ -56,7 +56,7 @@ def compare_with_plain(
 ) -> tuple[PlainModel, ...]:
     """Fit the plain models and score them beside `ours`, Apex's probabilities of the test rows, shape (n, k).
 
-    Of each the predicted class is the most probable one; `costs` give its mean cost.
+    The predicted class is the most probable one, or with `costs` the one with the lowest expected cost.
     """
     # levels that are declared but never seen make XGBoost fail: all are learned
     learned = tuple(FeatureColumn(c.name, c.kind) for c in columns)
@@ -78,7 +78,7 @@ def compare_with_plain(
     for way, (features, p) in fitted_models.items():
         own = row_losses(p, test.y)
         low, high = bootstrap_interval(Clusters.of(own - losses, test.entities), seed)
-        predicted = p.argmax(axis=1)
+        predicted = decide(p, costs=costs)
         compared.append(
             PlainModel(
                 way,

@@ -20,6 +20,7 @@ from apex_ml.core.development import Development, Options, develop
 from apex_ml.core.examples import Examples
 from apex_ml.core.plain_models import PlainModel, compare_with_plain
 from apex_ml.core.strategies import split_strategy
+from apex_ml.core.training_time import TrainingTime
 from apex_ml.services.data_check import DataCheck, check_data, refuse_problems
 from apex_ml.services.held_back import point_in_time
 from apex_ml.services.holdout import segment_columns
@@ -55,6 +56,8 @@ class TrialRun:
     """The plain models, then the model of Apex, on the same test rows."""
     positive: int | None
     """Of two classes the index of the positive one."""
+    was_short: bool
+    """The time budget ended a part of the training before it was done."""
     tables: Mapping[str, Examples]
     """The examples of each part."""
     options: Options
@@ -94,12 +97,24 @@ def try_pipeline(
         progress("training")
         tables = load_examples(context)
         options = training_options(context, 0, parts.strategy)
-        began = time.monotonic()
-        development = _develop(context, parts, tables, options)
+        spent, began = training_time(context), time.monotonic()
+        development = _develop(context, parts, tables, options, spent)
         seconds = time.monotonic() - began
         compared = _compare(context, parts, tables, options, development)
         positive = positive_class(pipeline.contract, pipeline.options.model)
-        return TrialRun(sample, superseded, examples, parts, development, compared, positive, tables, options, seconds)
+        return TrialRun(
+            sample,
+            superseded,
+            examples,
+            parts,
+            development,
+            compared,
+            positive,
+            spent.was_short,
+            tables,
+            options,
+            seconds,
+        )
 
 
 def sample_size(classes: int) -> int:
@@ -129,7 +144,9 @@ def _sample(context: StepContext, checked: DataCheck, checked_rows: Path, max_ex
     return sample, superseded
 
 
-def _develop(context: StepContext, divided: SplitResult, tables: dict[str, Examples], options: Options) -> Development:
+def _develop(
+    context: StepContext, divided: SplitResult, tables: dict[str, Examples], options: Options, spent: TrainingTime
+) -> Development:
     """Develop a model as the step `train` does, without a search."""
     contract = context.contract
     return develop(
@@ -139,7 +156,7 @@ def _develop(context: StepContext, divided: SplitResult, tables: dict[str, Examp
         segment_columns(contract),
         options,
         model_info(context, divided, tables),
-        spent=training_time(context),
+        spent=spent,
     )
 
 

@@ -179,6 +179,13 @@ def test_thirty_classes_are_learned_within_a_time_budget_and_show_their_progress
     assert all(later - earlier >= PROGRESS_SECONDS for earlier, later in itertools.pairwise(seconds))
 
 
+def test_without_any_time_each_candidate_has_one_round() -> None:
+    parts, columns = parts_of(small, 600)
+    spent = TrainingTime(0.0, clock=Clock(1.0))
+    done = develop(parts, columns, ("a", "b"), (), Options(contenders=CONTENDERS, threads=1), INFO, spent=spent)
+    assert spent.was_short and np.isfinite(done.metrics["test_log_loss"])
+
+
 def test_a_search_ends_with_the_time_budget_and_its_best_parameters_are_used() -> None:
     parts, columns = parts_of(small, 600)
     spent = TrainingTime(3.0, clock=time.monotonic)

@@ -6,6 +6,7 @@ import io
 import math
 import os
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,14 @@ def test_the_check_reports_every_file_that_a_run_would_refuse(here: Path, capsys
     assert code == 30 and "did you mean visits?" in err
     code, _, err = called(capsys, "check", "visits", "--data", "nowhere")
     assert code == 10 and "there is no such file or folder" in err
+
+
+def test_decimals_are_classes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rates = pa.array([Decimal("0.50"), Decimal("1.25")] * 200, pa.decimal128(9, 2))
+    write_table(here / "visits.parquet", {"show": rates, "distance": [n % 7 for n in range(400)]})
+    code, out, err = called(capsys, "init", "visits", "--from", "visits.parquet", "--target", "show", "--yes")
+    assert code == 0, err
+    assert "Accepted rows by class: 0.50 200, 1.25 200" in out
 
 
 def test_levels_of_floats_have_all_their_digits(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

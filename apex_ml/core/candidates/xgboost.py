@@ -106,7 +106,9 @@ def fit_xgboost(
         verbose_eval=False,
         callbacks=[*([_Reporting(report)] if report else []), *([_Watched(watch)] if watch else [])] or None,
     )
-    best = booster.best_iteration if settings.early_stopping_rounds else booster.num_boosted_rounds() - 1
+    # a fit that is out of time after its first round ends before early stopping has named a best one
+    named = booster.attr("best_iteration") if settings.early_stopping_rounds else None
+    best = booster.num_boosted_rounds() - 1 if named is None else int(named)
     best_booster = booster[: best + 1]
     return Trained(
         booster=bytes(best_booster.save_raw("ubj")),

@@ -58,6 +58,8 @@ def plan_target(column: ColumnProfile) -> ColumnPlan:
     draft = _Draft({"type": _type_of(column)})
     if draft.body["type"] == "double":
         draft.body |= _as_exact(column)
+    elif draft.body["type"] == "decimal":
+        draft.body["decimals"] = _decimals(column)
     draft.body |= {"role": "target", "required": {"train": True, "score": False}}
     draft.body["nullable"] = {"train": False, "score": True}
     if column.text is not None:

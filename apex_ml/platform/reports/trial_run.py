@@ -52,11 +52,14 @@ def sample_lines(run: TrialRun) -> list[str]:
 
 
 def example_lines(run: TrialRun) -> list[str]:
-    """The examples, and the parts of the split."""
+    """The examples, the parts of the split, and whether the time was too short."""
     parts = run.parts
     sizes = ", ".join(f"{name} {parts.parts[name].examples:,}" for name in PARTS)
     repeated = f" ({counted(run.examples.repeated, 'row')} delivered twice)" if run.examples.repeated else ""
-    return [f"Examples: {run.examples.examples:,}{repeated}, split {parts.strategy}: {sizes}"]
+    lines = [f"Examples: {run.examples.examples:,}{repeated}, split {parts.strategy}: {sizes}"]
+    if run.was_short:
+        lines.append("model.time_budget_minutes ended the training early: the scores may be better with more time")
+    return lines
 
 
 def _features(run: TrialRun) -> Table:
