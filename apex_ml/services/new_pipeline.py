@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from apex_ml.adapters.duckdb.file_report import repr_visible
 from apex_ml.adapters.storage.atomic_writes import write_atomically
+from apex_ml.contract.column_names import match_columns
 from apex_ml.contract.model import contract_faults
 from apex_ml.contract.options import SECTIONS
 from apex_ml.contract.pipeline_file import PipelineFile, parse_pipeline
@@ -45,9 +47,13 @@ def new_pipeline(
             f"{profile.source.name}: no column is left from which a model can learn {visible(choices.target)}{why}"
         )
     try:
-        parse_pipeline(path, text.encode())
+        contract, _ = parse_pipeline(path, text.encode())
     except ConfigError as error:
         raise ConfigError(f"no contract can be made for this table: {error}") from error
+    matched = match_columns(contract, [column.name for column in profile.columns if column.derive is None])
+    for names in matched.ambiguous.values():
+        listed = ", ".join(map(repr_visible, names))
+        raise DataError(f"{profile.source.name}: columns have nearly the same name: {listed}; rename them")
     return text, proposal
 
 

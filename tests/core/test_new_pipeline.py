@@ -167,7 +167,6 @@ def test_nulls_of_the_target_raise_the_limit_of_quarantine(settings: Settings, t
 def test_columns_that_the_contract_cannot_have_are_left_out_with_the_reason(settings: Settings, tmp_path: Path) -> None:
     columns = {
         "row_nr": ["a", "b"] * 200,
-        "Distance": [float(n % 9) for n in range(ROWS)],
         "free text": ["word " * 30 + str(n % 7) for n in range(ROWS)],
         "born": [date(1980, 1, 1) + timedelta(days=n % 99) for n in range(ROWS)],
         "same": [1] * ROWS,
@@ -178,7 +177,7 @@ def test_columns_that_the_contract_cannot_have_are_left_out_with_the_reason(sett
     contract, text = contract_of(profile, choices)
     _, proposal = new_pipeline(FILE, "new", profile, choices, None)
     assert {"row_nr", "free text", "born", "same", "bell\a"} <= {left.name for left in proposal.left_out}
-    assert len({"distance", "Distance"} & set(contract.columns)) == 1
+    assert "distance" in contract.columns
     assert "- row_nr: the column 'row_nr' meets" in text and "- same: has the same value in every row" in text
 
 

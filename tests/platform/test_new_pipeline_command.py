@@ -127,6 +127,24 @@ def test_the_check_reports_every_file_that_a_run_would_refuse(here: Path, capsys
     assert code == 10 and "there is no such file or folder" in err
 
 
+def test_columns_with_nearly_the_same_name_are_refused_before_anything_is_written(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = [n % 7 for n in range(400)]
+    write_table(here / "t.parquet", {"show": ["yes", "no"] * 200, "x": numbers, "X": numbers[::-1], "y": numbers})
+    code, _, err = called(capsys, "init", "visits", "--from", "t.parquet", "--target", "show", "--yes")
+    assert code == 10 and "columns have nearly the same name: 'x', 'X'; rename them" in err
+    assert not (here / "pipelines").exists()
+
+
+def test_classes_that_differ_by_case_are_one_with_a_warning(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = {"show": ["yes", "Yes", "no", "NO"] * 100, "distance": [n % 7 for n in range(400)]}
+    write_table(here / "t.parquet", table)
+    code, out, err = called(capsys, "init", "visits", "--from", "t.parquet", "--target", "show", "--yes")
+    assert code == 0, err
+    assert "values of show that differ by case only are one class: 4 values, 2 classes" in out + err
+
+
 def test_decimals_are_classes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rates = pa.array([Decimal("0.50"), Decimal("1.25")] * 200, pa.decimal128(9, 2))
     write_table(here / "visits.parquet", {"show": rates, "distance": [n % 7 for n in range(400)]})

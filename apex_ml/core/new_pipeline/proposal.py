@@ -189,5 +189,11 @@ def _warnings(profile: TableProfile, columns: list[ColumnPlan]) -> Iterator[str]
                 " known only after the target, make it a measure; if not, raise features.suspicious_gain, or training"
                 " is refused"
             )
+    for target in (profile.column(column.name) for column in columns if column.role == "target"):
+        if target.text is not None and target.text.folded < target.distinct:
+            yield (
+                f"values of {target.name} that differ by case only are one class: {target.distinct} values,"
+                f" {target.text.folded} classes. Rename them in the data to keep them apart"
+            )
     if not any(column.is_feature for column in columns):
         yield "no attribute is a feature: the model has only the date and the history to learn from"
