@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from apex_ml.contract.columns import Column
+from apex_ml.contract.expressions import shown_expression
 from apex_ml.contract.history_state import LastTarget, column_of
 from apex_ml.contract.identity import ColumnIdentity, ContractIdentity
 from apex_ml.contract.model import Contract
@@ -128,7 +129,7 @@ def _differences_of_column(name: str, old: ColumnIdentity, new: ColumnIdentity) 
 
 
 def _derivation(column: ColumnIdentity) -> str:
-    return "a column of the file" if column.derive is None else f"derived by {column.derive}"
+    return "a column of the file" if column.derive is None else f"derived by {shown_expression(column.derive)}"
 
 
 def _levels_text(old: ColumnIdentity, new: ColumnIdentity) -> str:

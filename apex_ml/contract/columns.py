@@ -23,7 +23,7 @@ from apex_ml.contract.column_types import (
     level_value,
     levels_as_text,
 )
-from apex_ml.contract.expressions import Expression, parse_expression
+from apex_ml.contract.expressions import Expression, parse_expression, shown_expression
 from apex_ml.contract.normalisation import DateFormats, MapValues, Normalisation, StripSuffix, key_of, text_steps
 from apex_ml.contract.part import ContractPart, ContradictionError
 from apex_ml.contract.per_use import ALWAYS, NEVER, USES, BoolPerUse
@@ -197,7 +197,7 @@ class Column(ContractPart):
     def _expression_faults(self) -> Iterator[str]:
         if self.expression is None:
             return
-        yield from (f"derive: {self.derive}: {fault}" for fault in self.expression.faults)
+        yield from (f"derive: {shown_expression(self.derive)}: {fault}" for fault in self.expression.faults)
         if "required" in self.model_fields_set:
             yield "a derived column is in no file: remove required"
         if self.role == "ignore":

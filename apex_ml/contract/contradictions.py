@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from apex_ml.contract.batch import BatchRule, FreshnessRule, FutureDateOutlierRule
 from apex_ml.contract.columns import Column
-from apex_ml.contract.expressions import unknown_name
+from apex_ml.contract.expressions import shown_expression, unknown_name
 from apex_ml.contract.part import Place
 from apex_ml.contract.recipes.interface import Recipe
 from apex_ml.contract.roles import ROLES_OF_A_DROP, Role
@@ -91,7 +91,9 @@ class Parts:
                         f"it reads the {self.roles[source]} {source}, which is not known when a row is scored: give"
                         f" {name} the role measure or target"
                     )
-            yield from ((("columns", name, "derive"), f"{column.derive}: {fault}") for fault in faults)
+            yield from (
+                (("columns", name, "derive"), f"{shown_expression(column.derive)}: {fault}") for fault in faults
+            )
 
     def _absent_role_faults(self) -> Iterator[tuple[Place, str]]:
         """Parts that need an entity or a timestamp where no column has this role."""

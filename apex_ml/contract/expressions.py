@@ -8,12 +8,13 @@ tokens and each of them is checked; DuckDB itself then reads the whole (:mod:`ap
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
-from apex_ml.text import visible
+from apex_ml.contract.expression_growth import growth_faults
+from apex_ml.contract.expression_tokens import Token, split_tokens
+from apex_ml.text import shortened_line
 from apex_ml.wording import did_you_mean
 
 OF_DATES = """
@@ -22,8 +23,8 @@ OF_DATES = """
     to_minutes to_months to_seconds to_weeks to_years try_strptime week weekofyear year
 """
 OF_TEXT = """
-    ascii chr concat concat_ws contains ends_with format instr left length lower lpad ltrim md5 nfc_normalize prefix
-    printf regexp_extract regexp_full_match regexp_matches regexp_replace repeat replace reverse right rpad rtrim sha256
+    ascii chr concat concat_ws contains ends_with instr left length lower lpad ltrim md5 nfc_normalize prefix
+    regexp_extract regexp_full_match regexp_matches regexp_replace replace reverse right rpad rtrim sha256
     split_part starts_with str_split string_split strip_accents strlen strpos substr substring suffix translate trim
     unicode upper
 """
@@ -43,28 +44,28 @@ FUNCTIONS = frozenset(f"{OF_DATES} {OF_TEXT} {OF_NUMBERS} {OF_NULLS}".split())
 """Functions of DuckDB whose result depends on their arguments alone."""
 TYPES = frozenset(TYPE_NAMES.split())
 """Types of casts. An instant is none: its date depends on the time zone of a session."""
+MAX_LENGTH = 10_000
+"""Longest expression, in characters."""
+_MAX_SHOWN = 200
+_MAX_SHOWN_NAME = 80
 _KEYWORDS = frozenset(_WORDS.split())
 _BEFORE_PARENTHESIS = _KEYWORDS - {"as", "distinct", "end", "false", "null", "true"}
 _TYPED_LITERALS = frozenset({"date", "timestamp", "interval"})
+_NO_SUBQUERY = "an expression reads the columns of its own row, without subqueries"
 _REMEDIES = {
+    "exists": _NO_SUBQUERY,
     "extract": "write date_part('year', column) or year(column)",
+    "format": "write concat, lpad(text, 10, ' ') or value::varchar; a width could fill the memory",
+    "interval": "write to_days(n), to_hours(n), to_months(n) or the like",
     "position": "write strpos(text, part)",
+    "printf": "write concat, lpad(text, 10, '0') or value::varchar; a width could fill the memory",
+    "repeat": "write concat(text, text) or lpad('', 10, text); a number of times could fill the memory",
     "timestamptz": "give the column type: timestamp with a timezone; expressions read it on the clock of that zone",
 }
+_UNITS = frozenset({"second", "minute", "hour", "day", "week", "month", "year"})
 _UNREPEATABLE = re.compile(
     r"current_\w+|now|today|get_current_\w+|random|uuid\w*|gen_random_uuid|nextval|age|\w+_timestamp"
 )
-_TOKEN = re.compile(
-    r"(?P<space>\s+)"
-    r"|(?P<comment>--|/\*|->|=>)"
-    r"|(?P<text>'(?:[^']|'')*')"
-    r'|(?P<quoted>"(?:[^"]|"")+")'
-    r"|(?P<number>(?:[0-9]+(?:[.][0-9]*)?|[.][0-9]+)(?:[eE][+-]?[0-9]+)?)"
-    r"|(?P<name>[^\W\d]\w*)"
-    r"|(?P<sign>\|\||::|<=|>=|<>|!=|//|[-+*/%=<>(),\[\]])"
-)
-Kind = Literal["text", "quoted", "number", "name", "sign", "column"]
-
 
 FUNCTIONS_BY_KIND = {
     "dates and times": OF_DATES.split(),
@@ -72,21 +73,6 @@ FUNCTIONS_BY_KIND = {
     "numbers": OF_NUMBERS.split(),
     "nulls and cases": OF_NULLS.split(),
 }
-
-
-@dataclass(frozen=True)
-class Token:
-    """A part of an expression. A `column` is a name, unquoted, that stands for a column."""
-
-    kind: Kind
-    text: str
-    spaced: bool
-    """Whether white space stands before it."""
-
-    @property
-    def word(self) -> str:
-        """The text as DuckDB compares names and keywords."""
-        return self.text.lower()
 
 
 @dataclass(frozen=True)
@@ -117,6 +103,11 @@ class Expression:
         return "".join(parts).strip()
 
 
+def shown_expression(text: str | None) -> str:
+    """An expression as a message shows it: of a long one, the beginning."""
+    return shortened_line(text or "", _MAX_SHOWN)
+
+
 def column_reference(name: str) -> str:
     """The name of a column as an expression writes it, in quotes where it needs them.
 
@@ -135,30 +126,15 @@ def _written(token: Token) -> str:
 @lru_cache(maxsize=1024)
 def parse_expression(text: str) -> Expression:
     """Split an expression into tokens, and look for what an expression may not hold."""
-    tokens, faults = _tokens(text)
+    if len(text) > MAX_LENGTH:
+        fault = f"the expression has {len(text):,} characters, at most {MAX_LENGTH:,} are allowed: write a shorter one"
+        return Expression((), (fault,))
+    tokens, faults = split_tokens(text)
     if not faults:
         tokens, faults = _classified(tokens)
     if not faults:
-        faults = list(_sign_faults(tokens))
+        faults = list(_sign_faults(tokens)) or list(growth_faults(tokens))
     return Expression(tuple(tokens), tuple(dict.fromkeys(faults)))
-
-
-def _tokens(text: str) -> tuple[list[Token], list[str]]:
-    tokens: list[Token] = []
-    place, spaced = 0, False
-    while place < len(text):
-        match = _TOKEN.match(text, place)
-        if match is None or match.lastgroup == "comment":
-            part = visible(text[place : place + 2] if match else text[place])
-            return tokens, [f"{part!r} is not part of an expression: write one value, without comments, arrows and ;"]
-        place = match.end()
-        if match.lastgroup == "space":
-            spaced = True
-            continue
-        kind: Kind = match.lastgroup  # type: ignore[assignment]
-        tokens.append(Token(kind, match[0], spaced))
-        spaced = False
-    return tokens, [] if tokens else ["the expression is empty: write one, or remove the key"]
 
 
 def _classified(tokens: list[Token]) -> tuple[list[Token], list[str]]:
@@ -172,9 +148,10 @@ def _classified(tokens: list[Token]) -> tuple[list[Token], list[str]]:
             name = token.text[1:-1].replace('""', '"')
             token = Token("column", name, token.spaced)
             if after is not None and after.text == "(":
-                faults.append(f"{name!r} is not a function: write the names of functions without quotes")
+                shown = shortened_line(name, _MAX_SHOWN_NAME)
+                faults.append(f"{shown!r} is not a function: write the names of functions without quotes")
         elif token.kind == "name":
-            fault = _name_fault(token, before, after)
+            fault = _interval_fault(tokens[nr : nr + 3]) or _name_fault(token, before, after)
             if fault is None:
                 token = Token("column", token.text, token.spaced)
             elif fault:
@@ -183,21 +160,33 @@ def _classified(tokens: list[Token]) -> tuple[list[Token], list[str]]:
     return classified, faults
 
 
+def _interval_fault(tokens: Sequence[Token]) -> str:
+    """What is wrong with an interval of which only the number is in quotes, or nothing is; empty when it is none."""
+    if tokens[0].word != "interval" or len(tokens) < 3 or tokens[1].kind not in ("number", "text"):
+        return ""
+    unit = tokens[2].word.removesuffix("s")
+    if tokens[2].kind != "name" or unit not in _UNITS:
+        return ""
+    written = " ".join(token.text for token in tokens)
+    return f"{written} is not allowed: write to_{unit}s({tokens[1].text.strip(chr(39))})"
+
+
 def _name_fault(token: Token, before: Token | None, after: Token | None) -> str | None:
     """What is wrong with a name; empty when it is a word of the language, None when it stands for a column."""
     word, follows = token.word, after.text if after is not None else ""
+    shown = shortened_line(token.text, _MAX_SHOWN_NAME)
     if before is not None and (before.text == "::" or before.word == "as"):
         remedy = _REMEDIES.get(word) or f"the types are {', '.join(sorted(TYPES))}"
-        return "" if word in TYPES else f"the type {token.text} is not allowed: {remedy}"
+        return "" if word in TYPES else f"the type {shown} is not allowed: {remedy}"
     if word == "from" and (before is None or before.word != "distinct"):
         return f"{token.text} is not allowed, except after DISTINCT: an expression reads the columns of its own row"
     if word in _KEYWORDS:
         known = follows != "(" or word in _BEFORE_PARENTHESIS
         return "" if known else f"{token.text} is not a function"
     if follows == "(":
-        return "" if word in FUNCTIONS else _function_fault(token.text)
+        return "" if word in FUNCTIONS else _function_fault(shown)
     if after is not None and after.kind == "text":
-        return "" if word in _TYPED_LITERALS else f"{token.text} before a text is not allowed: write a cast"
+        return "" if word in _TYPED_LITERALS else f"{shown} before a text is not allowed: write a cast"
     return None
 
 
@@ -214,9 +203,12 @@ def _function_fault(name: str) -> str:
 
 def unknown_name(name: str, known: Iterable[str]) -> str:
     """The fault of a name that is no column."""
+    if name.lower() == "select":
+        return f"{name} is not allowed: {_NO_SUBQUERY}"
     if _UNREPEATABLE.fullmatch(name.lower()):
         return f"{name} is not allowed: it gives another value each time; use columns of the row"
-    return f"the contract has no column {name}{did_you_mean(name, known)}: an expression reads declared columns"
+    shown = shortened_line(name, _MAX_SHOWN_NAME)
+    return f"the contract has no column {shown}{did_you_mean(name, known)}: an expression reads declared columns"
 
 
 def _is_operand(token: Token | None) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from apex_ml.contract.columns import Column
+from apex_ml.contract.expressions import shown_expression
 from apex_ml.contract.model import Contract
 from apex_ml.sql.file_types import duckdb_type
 from apex_ml.sql.normal_forms import lost_sql, normalised_sql
@@ -50,7 +51,8 @@ class DerivedValue:
 
 def failed_rule(column: Column) -> str:
     """The rule that a row breaks on which the expression of a derived column fails, with the remedy."""
-    return f"derive: {column.derive} fails on these values; correct them, or let the expression allow for them"
+    shown = shown_expression(column.derive)
+    return f"derive: {shown} fails on these values; correct them, or let the expression allow for them"
 
 
 def _input_name(column: str) -> str:

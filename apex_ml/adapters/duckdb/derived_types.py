@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from apex_ml.adapters.duckdb.engine import reason_of
 from apex_ml.contract.columns import Column
+from apex_ml.contract.expressions import shown_expression
 from apex_ml.contract.model import Contract
 from apex_ml.contract.part import Place
 from apex_ml.contract.pipeline_file import refuse_in_file
@@ -19,6 +20,9 @@ from apex_ml.sql.casts import cast_sql
 from apex_ml.sql.derived import select_expressions
 from apex_ml.sql.file_types import type_name
 from apex_ml.sql.session import SHOW_INSTANTS_IN_UTC
+from apex_ml.text import shortened_line
+
+_MAX_REASON = 300
 
 
 def derived_types(contract: Contract) -> Mapping[str, pa.DataType]:
@@ -75,11 +79,12 @@ def _types(key: _Key) -> tuple[Mapping[str, pa.DataType], tuple[tuple[Place, str
             try:
                 types[column.name] = con.sql(select_expressions(contract, [column])).to_arrow_table().schema.types[0]
             except duckdb.Error as error:
-                text = f"{column.derive}: DuckDB cannot read the expression: {reason_of(error)}"
+                reason = shortened_line(reason_of(error), _MAX_REASON)
+                text = f"{shown_expression(column.derive)}: DuckDB cannot read the expression: {reason}"
                 faults.append((("columns", column.name, "derive"), text))
                 continue
             if (fault := _type_fault(column, types[column.name])) is not None:
-                faults.append((("columns", column.name, "derive"), f"{column.derive}: {fault}"))
+                faults.append((("columns", column.name, "derive"), f"{shown_expression(column.derive)}: {fault}"))
     return types, tuple(faults)
 
 

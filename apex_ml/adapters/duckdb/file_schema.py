@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.duckdb.engine import reason_of
 from apex_ml.adapters.duckdb.file_report import repr_visible
 from apex_ml.adapters.storage.parquet_files import check_parquet
+from apex_ml.contract.expressions import shown_expression
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
 from apex_ml.sql.row_checks import RowChecks
@@ -43,7 +44,7 @@ def refuse_other_names(path: Path, contract: Contract, checks: RowChecks) -> Non
     schema = checks.schema
     if schema.delivered:
         delivered = "; ".join(
-            f"{name} is derived by {contract.columns[name].derive} and is in the file"
+            f"{name} is derived by {shown_expression(contract.columns[name].derive)} and is in the file"
             + ("" if names == (name,) else f" as {', '.join(map(repr_visible, names))}")
             for name, names in schema.delivered
         )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from apex_ml.contract.columns import Column
 from apex_ml.contract.conditions import NOT_NULL, IsNull, column_rules
+from apex_ml.contract.expressions import shown_expression
 from apex_ml.contract.model import Contract
 from apex_ml.contract.predicates import predicate
 from apex_ml.contract.requests.values import Cell
@@ -30,6 +31,8 @@ class DerivedReader:
         expression = column.expression
         assert expression is not None  # a derived column has one
         self.sources = tuple(expression.columns(contract.columns).values())
+        self.rule = f"computed from {', '.join(self.sources)}: {shown_expression(column.derive)}"
+        """The rule that a request breaks which holds the column."""
         self._nullable = column.nullable.score
         rules = [rule for rule in column_rules(column, "score") if not isinstance(rule.broken, IsNull)]
         self._rules = [(predicate(rule.broken), rule.severity, rule.text) for rule in rules]

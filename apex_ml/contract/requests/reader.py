@@ -290,8 +290,7 @@ class RequestReader:
             known = [KEY] if len(loc) == 1 else list(self._contract.file_columns)
             name = str(loc[-1])
             if len(loc) > 1 and (derived := self._derived.get(name)) is not None:
-                rule = f"computed from {', '.join(derived.sources)}: {self._contract.columns[name].derive}"
-                return Fault(path, rule, shown(value), "remove it")
+                return Fault(path, derived.rule, shown(value), "remove it")
             rule = f"unknown key; the keys are {', '.join(known)}"
             if near := [k for k in known if folded(k) == folded(name)]:
                 return Fault(path, f"{rule}; it is nearly {near[0]}", shown(value), f"write the key as {near[0]}")
