@@ -44,6 +44,8 @@ class Parts:
     match: Any = "exact"
     grain: Any = None
     days_since: Sequence[Any] = ()
+    incomplete: frozenset[int] = frozenset()
+    """Recipes of which a key cannot be read: what they would make is not known."""
 
     def contradictions(self) -> Iterator[tuple[Place, str]]:
         """Every contradiction of two parts, as (place of the second one, text)."""
@@ -170,6 +172,8 @@ class Parts:
             faults = [*recipe.faults(self), *recipe.scope_faults(self)]
             yield from (((*place, *below), fault) for below, fault in faults)
             for product in (f"{product}{recipe.scope.text}" for product in recipe.products()):
+                if nr in self.incomplete:
+                    break
                 if product in products:
                     yield place, f"two recipes make the feature {product}: remove one"
                 products.add(product)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -83,6 +83,11 @@ def salvaged_parts(data: Mapping[str, Any]) -> Parts:
         read = [(nr, salvage(kind, value)[0]) for nr, value in enumerate(items(*keys))]
         return [(nr, value) for nr, value in read if value is not None]
 
+    recipes = [
+        (nr, *salvage(TypeAdapter(HistoryRecipe), value)[:2])
+        for nr, value in enumerate(items("features", "history"))
+        if isinstance(value, dict)
+    ]
     raw = data["columns"]
     read = without_ignored(raw)[0]
     return Parts(
@@ -91,13 +96,18 @@ def salvaged_parts(data: Mapping[str, Any]) -> Parts:
         each(TypeAdapter(Rule), "rules"),
         items("features", "attributes"),
         items("features", "calendar"),
-        each(TypeAdapter(HistoryRecipe), "features", "history"),
+        [(nr, recipe) for nr, recipe, _ in recipes if recipe is not None],
         each(TypeAdapter(BatchRule), "batch", "rules"),
         items("promotion", "forbidden_features"),
         data.get("match"),
         below("features", "grain"),
         items("features", "days_since"),
+        frozenset(nr for nr, recipe, removed in recipes if removed & {"by", "window", *_fields(recipe)}),
     )
+
+
+def _fields(recipe: Any) -> Iterable[str]:
+    return type(recipe).model_fields if recipe is not None else ()
 
 
 def hidden_contradictions(data: Any) -> Iterator[tuple[Place, str]]:

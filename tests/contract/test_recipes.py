@@ -154,6 +154,22 @@ def test_contradictions_of_recipes_name_the_line(tmp_path: Path, recipe: str, me
 
 
 @pytest.mark.parametrize(
+    "recipe",
+    [
+        *(f"{{recipe: count, window: {window}}}" for window in ("30", "0d", "4w", "[5d]", "''")),
+        "{recipe: count, by: 5}",
+        "{recipe: count, by: []}",
+        "{recipe: days_since_last, window: 30d}\n    - {recipe: days_since_last}",
+        "{recipe: count, window: 4w}\n    - {recipe: count, window: 0d}",
+    ],
+)
+def test_a_recipe_that_cannot_be_read_is_no_repeat_of_another(tmp_path: Path, recipe: str) -> None:
+    with pytest.raises(ConfigError, match=r"features\.history\.1\.\w+\.(window|by)") as error:
+        contract_with(tmp_path, recipe)
+    assert "two recipes make" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("names", "message"),
     [
         ("[pais_cd]", "days_since.0: pais_cd is not a date: its type is string"),
