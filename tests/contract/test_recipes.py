@@ -159,7 +159,7 @@ def test_contradictions_of_recipes_name_the_line(tmp_path: Path, recipe: str, me
         *(f"{{recipe: count, window: {window}}}" for window in ("30", "0d", "4w", "[5d]", "''")),
         "{recipe: count, by: 5}",
         "{recipe: count, by: []}",
-        "{recipe: days_since_last, window: 30d}\n    - {recipe: days_since_last}",
+        "{recipe: days_since_last, window: 30d}",
         "{recipe: count, window: 4w}\n    - {recipe: count, window: 0d}",
     ],
 )
