@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from apex_ml.contract.batch import BatchRule, FreshnessRule, FutureDateOutlierRule
 from apex_ml.contract.columns import Column
-from apex_ml.contract.expressions import shown_expression, unknown_name
+from apex_ml.contract.expressions import MAX_FAULTS, shown_expression, unknown_name
 from apex_ml.contract.part import Place
 from apex_ml.contract.recipes.interface import Recipe
 from apex_ml.contract.roles import ROLES_OF_A_DROP, Role
@@ -94,7 +94,8 @@ class Parts:
                         f" {name} the role measure or target"
                     )
             yield from (
-                (("columns", name, "derive"), f"{shown_expression(column.derive)}: {fault}") for fault in faults
+                (("columns", name, "derive"), f"{shown_expression(column.derive)}: {fault}")
+                for fault in faults[:MAX_FAULTS]
             )
 
     def _absent_role_faults(self) -> Iterator[tuple[Place, str]]:

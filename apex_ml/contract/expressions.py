@@ -46,6 +46,10 @@ TYPES = frozenset(TYPE_NAMES.split())
 """Types of casts. An instant is none: its date depends on the time zone of a session."""
 MAX_LENGTH = 10_000
 """Longest expression, in characters."""
+MAX_DEPTH = 100
+"""How deep brackets may be nested."""
+MAX_FAULTS = 5
+"""How many faults of an expression are reported together."""
 _MAX_SHOWN = 200
 _MAX_SHOWN_NAME = 80
 _KEYWORDS = frozenset(_WORDS.split())
@@ -134,7 +138,7 @@ def parse_expression(text: str) -> Expression:
         tokens, faults = _classified(tokens)
     if not faults:
         faults = list(_sign_faults(tokens)) or list(growth_faults(tokens))
-    return Expression(tuple(tokens), tuple(dict.fromkeys(faults)))
+    return Expression(tuple(tokens), tuple(dict.fromkeys(faults))[:MAX_FAULTS])
 
 
 def _classified(tokens: list[Token]) -> tuple[list[Token], list[str]]:
@@ -231,6 +235,9 @@ def _sign_faults(tokens: Iterable[Token]) -> Iterator[str]:
             return
         if token.text in closing:
             opened.append(closing[token.text])
+            if len(opened) > MAX_DEPTH:
+                yield f"its brackets are nested more than {MAX_DEPTH} deep: write it with fewer of them"
+                return
         elif token.text in (")", "]") and (not opened or opened.pop() != token.text):
             yield f"{token.text} closes nothing"
             return
