@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -121,7 +121,8 @@ def test_the_api_answers_what_a_drop_is_scored(trained: Trained) -> None:
         schema = client.get(f"/{NAME}/openapi.json").json()["components"]["schemas"]["Row"]["properties"]
         assert "year" in schema and "day" not in schema and "dear" not in schema
     drop = with_parts(loans(2, day=day))
-    cells = {"borrower": [10**9, 10**9 + 1], "member": [True, True], "rooms": [3, 3]}
+    asked_at = datetime(2024, 4, 30, 9, tzinfo=UTC)
+    cells = {"borrower": [10**9, 10**9 + 1], "member": [True] * 2, "rooms": [3, 3], "asked_at": [asked_at] * 2}
     for name, values in cells.items():
         place = drop.schema.get_field_index(name)
         drop = drop.set_column(place, name, pa.array(values, drop.schema.field(name).type))
