@@ -32,9 +32,9 @@ from tests.support.loans import NAME, Trained, changed, loans, train_loans
 from tests.support.online_service import served
 
 PLAIN = {"features": {"history": [], "calendar": []}}
-NEITHER = changed(columns={"borrower": None, "day": None}, model={"name": "plain_loans"}, **PLAIN)
-NO_ENTITY = changed(columns={"borrower": None}, features={"history": []})
-NO_DATE = changed(columns={"day": None}, **PLAIN)
+NEITHER = changed(columns={"borrower": None, "day": None, "hour": None}, model={"name": "plain_loans"}, **PLAIN)
+NO_ENTITY = changed(columns={"borrower": None, "hour": None}, features={"history": []})
+NO_DATE = changed(columns={"day": None, "hour": None}, **PLAIN)
 AS_OF = date(2024, 6, 1)
 
 
