@@ -24,6 +24,7 @@ from apex_ml.core.candidates.xgboost import (
     fit_xgboost,
     training_settings,
 )
+from apex_ml.json_text import json_text
 
 MAX_ORDERED_LEVELS = 10
 """Levels up to which codes are split in their order, which scores faster and finds as much."""
@@ -119,7 +120,7 @@ class XGBoostNative(XGBoostTrees):
             feature_types=_types(known),
         )
         booster = xgb.Booster(model_file=bytearray(trained.booster))
-        booster.set_attr(**{KNOWN: json.dumps(known)})
+        booster.set_attr(**{KNOWN: json_text(known)})
         content = bytes(booster.save_raw("ubj"))
         return Fitted(content, {**asdict(settings), "best_round": trained.best_round}, trained.curve)
 
