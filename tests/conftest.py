@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import pyarrow as pa
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from apex_ml.adapters.postgres.migrations import migrate_all, migrate_schema
 from apex_ml.contract.model import Contract
@@ -33,6 +34,10 @@ from apex_ml.simulate.generate import simulate_orders
 from apex_ml.simulate.process import load_process
 from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import SESSION_FOLDER, PlainDatabase, free_ports, open_folder, plain_postgres
+
+# the same examples in every run, and no folder of examples left behind
+hypothesis_settings.register_profile("repeatable", derandomize=True, database=None)
+hypothesis_settings.load_profile("repeatable")
 
 ORDERS, CLIENTS = 20_000, 4_000
 TOGETHER = ("tests/steps/", "tests/serving/", "tests/adapters/test_registry.py", "tests/adapters/test_logged_model.py")
