@@ -68,7 +68,7 @@ def growth_faults(tokens: Sequence[Token]) -> Iterator[str]:
 
 
 def _sized_arrays(tokens: Sequence[Token]) -> Iterator[bool]:
-    """For each pair of brackets of a type, whether a number is in it: DuckDB keeps so many items for every row."""
+    """For each pair of brackets of a type, whether a number is in it: DuckDB keeps as many items for every row."""
     for nr, token in enumerate(tokens[1:], 1):
         if token.kind != "name" or not (tokens[nr - 1].text == "::" or tokens[nr - 1].word == "as"):
             continue

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.profile import profile_batch
-from apex_ml.contract.costs import positive_class
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.core.development import Development, Options, develop
 from apex_ml.core.examples import Examples
@@ -54,8 +53,6 @@ class TrialRun:
     development: Development
     compared: tuple[PlainModel, ...]
     """The plain models, then the model of Apex, on the same test rows."""
-    positive: int | None
-    """Of two classes the index of the positive one."""
     was_short: bool
     """The time budget ended a part of the training before it was done."""
     tables: Mapping[str, Examples]
@@ -101,7 +98,6 @@ def try_pipeline(
         development = _develop(context, parts, tables, options, spent)
         seconds = time.monotonic() - began
         compared = _compare(context, parts, tables, options, development)
-        positive = positive_class(pipeline.contract, pipeline.options.model)
         return TrialRun(
             sample,
             superseded,
@@ -109,7 +105,6 @@ def try_pipeline(
             parts,
             development,
             compared,
-            positive,
             spent.was_short,
             tables,
             options,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
@@ -19,42 +20,49 @@ if TYPE_CHECKING:
     from apex_ml.contract.model import Contract
 
 
-class MinRecipe(WindowedRecipe):
+class _ExtremeRecipe(WindowedRecipe):
+    """Smallest or largest value of measures in earlier rows."""
+
+    columns: tuple[str, ...] = Field(min_length=1)
+
+    @property
+    @abstractmethod
+    def side(self) -> Literal["min", "max"]:
+        """Which of the values counts."""
+
+    def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
+        """One feature per measure, null where no earlier row has a value."""
+        return tuple(_feature(measure, self.side, contract.columns[measure].scale) for measure in self.columns)
+
+    def products(self) -> tuple[str, ...]:
+        """One value per measure."""
+        return tuple(f"{self.side} of {name}" for name in self.columns)
+
+    def faults(self, parts: Parts) -> Iterator[tuple[Place, str]]:
+        """Columns that are not measures or not numbers."""
+        yield from measure_faults(parts, self.columns, {"min": "minimum", "max": "maximum"}[self.side])
+
+
+class MinRecipe(_ExtremeRecipe):
     """Smallest value of measures in earlier rows."""
 
     recipe: Literal["min"]
-    columns: tuple[str, ...] = Field(min_length=1)
 
-    def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
-        """One feature per measure, null where no earlier row has a value."""
-        return tuple(_feature(measure, "min", contract.columns[measure].scale) for measure in self.columns)
-
-    def products(self) -> tuple[str, ...]:
-        """One minimum per measure."""
-        return tuple(f"min of {name}" for name in self.columns)
-
-    def faults(self, parts: Parts) -> Iterator[tuple[Place, str]]:
-        """Columns that are not measures or not numbers."""
-        yield from measure_faults(parts, self.columns, "minimum")
+    @property
+    def side(self) -> Literal["min"]:
+        """The smallest."""
+        return self.recipe
 
 
-class MaxRecipe(WindowedRecipe):
+class MaxRecipe(_ExtremeRecipe):
     """Largest value of measures in earlier rows."""
 
     recipe: Literal["max"]
-    columns: tuple[str, ...] = Field(min_length=1)
 
-    def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
-        """One feature per measure, null where no earlier row has a value."""
-        return tuple(_feature(measure, "max", contract.columns[measure].scale) for measure in self.columns)
-
-    def products(self) -> tuple[str, ...]:
-        """One maximum per measure."""
-        return tuple(f"max of {name}" for name in self.columns)
-
-    def faults(self, parts: Parts) -> Iterator[tuple[Place, str]]:
-        """Columns that are not measures or not numbers."""
-        yield from measure_faults(parts, self.columns, "maximum")
+    @property
+    def side(self) -> Literal["max"]:
+        """The largest."""
+        return self.recipe
 
 
 def _feature(measure: str, side: Literal["min", "max"], scale: int) -> HistoryFeature:

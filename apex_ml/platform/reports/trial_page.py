@@ -15,7 +15,7 @@ from apex_ml.core.binary import Threshold
 from apex_ml.core.plain_models import PlainModel
 from apex_ml.core.selection import FeatureVerdict
 from apex_ml.platform.reports.data_check import column_lines, row_counts, rule_rows
-from apex_ml.platform.reports.trial_run import example_lines, extra_scores, sample_lines, score_row
+from apex_ml.platform.reports.trial_run import example_lines, extra_scores, ranked_verdicts, sample_lines, score_row
 from apex_ml.platform.trial_run import TrialRun
 from apex_ml.services.data_check import DataCheck
 
@@ -37,7 +37,7 @@ def trial_page(name: str, check: DataCheck, run: TrialRun) -> str:
     pages = Environment(autoescape=True, loader=FileSystemLoader(folders), trim_blocks=True)
     pages.filters |= {"label": label, "share": share_text, "gain": gain_text}
     done, names = run.development, [label(name) for name in run.development.model.classes]
-    verdicts = sorted(done.verdicts, key=lambda v: (not v.kept, -(v.importance or 0.0)))
+    verdicts = ranked_verdicts(run)
     points, limit = _reliability(run)
     extra = extra_scores(run.compared)
     return pages.get_template("trial_page.html.j2").render(
@@ -58,7 +58,7 @@ def trial_page(name: str, check: DataCheck, run: TrialRun) -> str:
         class_rows=_class_rows(run, names),
         confusion=_confusion(done.tables.confusion_weighted) if len(names) <= MAX_CONFUSION else [],
         thresholds=done.tables.thresholds,
-        positive=names[run.positive] if run.positive is not None else "",
+        positive="" if run.options.positive is None else names[run.options.positive],
         area=_area(done.metrics),
         curves=_curves(done.tables.thresholds),
         calibration=_calibration(run),

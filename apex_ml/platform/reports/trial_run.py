@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from apex_ml.core.plain_models import PlainModel
+from apex_ml.core.selection import FeatureVerdict
 from apex_ml.core.split import PARTS
 from apex_ml.platform.trial_run import TrialRun
 from apex_ml.text import visible
@@ -62,6 +63,11 @@ def example_lines(run: TrialRun) -> list[str]:
     return lines
 
 
+def ranked_verdicts(run: TrialRun) -> list[FeatureVerdict]:
+    """The verdicts about the features: first those that stay, each by importance."""
+    return sorted(run.development.verdicts, key=lambda v: (not v.kept, -(v.importance or 0.0)))
+
+
 def _features(run: TrialRun) -> Table:
     done = run.development
     table = Table(box=box.SIMPLE_HEAD)
@@ -69,7 +75,7 @@ def _features(run: TrialRun) -> Table:
     table.add_column("stays")
     table.add_column("importance", justify="right")
     table.add_column("why", overflow="fold")
-    verdicts = sorted(done.verdicts, key=lambda v: (not v.kept, -(v.importance or 0.0)))
+    verdicts = ranked_verdicts(run)
     for verdict in verdicts[:MAX_FEATURES]:
         importance = "" if verdict.importance is None else f"{verdict.importance:.5f}"
         table.add_row(*map(Text, (visible(verdict.name), "yes" if verdict.kept else "no", importance, verdict.reason)))
