@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core.calibration import Calibration
 from apex_ml.core.candidates import ALWAYS_REPORTED, candidate
 from apex_ml.core.candidates.interface import Candidate, FitContext, Fitted, Part
@@ -102,6 +103,14 @@ class Entrants:
             early_stopping_rounds=options.early_stopping_rounds,
         )
         return cls(train, validation, parts["train"].days, context, options, spent)
+
+    def with_features(self, columns: tuple[FeatureColumn, ...]) -> Entrants:
+        """The same with only these features."""
+        places = [self.context.columns.index(column) for column in columns]
+        train, validation = (
+            Part(np.ascontiguousarray(part.x[:, places]), part.y) for part in (self.train, self.validation)
+        )
+        return replace(self, train=train, validation=validation, context=replace(self.context, columns=columns))
 
     def fit(self, name: str, params: Mapping[str, Any], seconds: float, label: str = "") -> tuple[Fitted, float]:
         """Fit a candidate for at most these seconds; also its log loss on validation, corrected to the true prior."""

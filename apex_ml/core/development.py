@@ -72,14 +72,13 @@ def develop(
     """
     _refuse_hopeless(parts, columns, classes)
     train, validation = parts["train"], parts["validation"]
-    encoder = Encoder.fit(columns, train.table)
-    fit, held_out = ((encoder.encode(part.table), part.y) for part in (train, validation))
-    single_features = single_feature_gains(encoder.names, fit, held_out, len(classes))
+    every = Encoder.fit(columns, train.table)
+    entrants = Entrants.of(parts, every, classes, options, spent or TrainingTime())
+    fit, held_out = ((part.x, part.y) for part in (entrants.train, entrants.validation))
+    single_features = single_feature_gains(every.names, fit, held_out, len(classes))
     if options.suspicious_gain is not None:
         refuse_leaks(single_features, options.suspicious_gain)
-    encoder, verdicts, contest = _choose(
-        parts, encoder, (fit, held_out), classes, options, spent or TrainingTime(), storage, on_trial
-    )
+    encoder, verdicts, contest = _choose(entrants, every, storage, on_trial)
     winner = contest.winner(options.contenders)
     model = Model(
         encoder, contest.fits[winner].content, classes, info, candidate=winner, training_keys=_keys(train, validation)
@@ -107,20 +106,13 @@ def develop(
 
 
 def _choose(
-    parts: Mapping[str, Examples],
-    every: Encoder,
-    encoded: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
-    classes: tuple[str, ...],
-    options: Options,
-    spent: TrainingTime,
-    storage: str | None,
-    on_trial: Callable[[Trial], None] | None,
+    entrants: Entrants, every: Encoder, storage: str | None, on_trial: Callable[[Trial], None] | None
 ) -> tuple[Encoder, tuple[FeatureVerdict, ...], Contest]:
     """Select features and hold the contest with them, or with all features where leaving some out costs too much."""
-    encoder, verdicts = _select(every, *encoded, len(classes), options, spent)
-    contest = run_contest(Entrants.of(parts, encoder, classes, options, spent), storage=storage, on_trial=on_trial)
-    if options.rules is None and encoder != every:
-        whole = contest.with_all_features(Entrants.of(parts, every, classes, options, spent))
+    encoder, verdicts = _select(every, entrants)
+    contest = run_contest(entrants.with_features(encoder.columns), storage=storage, on_trial=on_trial)
+    if entrants.options.rules is None and encoder != every:
+        whole = contest.with_all_features(entrants)
         if whole is not None:
             return every, tuple(map(_kept_for_all, verdicts)), whole
     return encoder, verdicts, contest
@@ -168,23 +160,26 @@ def _refuse_hopeless(
     refuse_text(columns, parts["train"].table)
 
 
-def _select(
-    encoder: Encoder,
-    fit: tuple[np.ndarray, np.ndarray],
-    held_out: tuple[np.ndarray, np.ndarray],
-    classes: int,
-    options: Options,
-    spent: TrainingTime,
-) -> tuple[Encoder, tuple[FeatureVerdict, ...]]:
+def _select(encoder: Encoder, entrants: Entrants) -> tuple[Encoder, tuple[FeatureVerdict, ...]]:
+    options, spent = entrants.options, entrants.spent
+    train, validation = entrants.train, entrants.validation
     if options.rules is not None:
-        verdicts = options.rules(encoder.columns, fit[0])
+        verdicts = options.rules(encoder.columns, train.x)
     elif options.selection == "none":
         return encoder, ()
     else:
+        classes = len(entrants.context.classes)
         rows = rows_to_test(len(encoder.names), classes)
         noise_test = NoiseTest(rows=rows, seed=options.seed, threads=options.threads)
         seconds, begun = SELECTION_SHARE * spent.left, spent.clock()
-        verdicts = beats_noise(encoder.names, fit, held_out, classes, noise_test, lambda: spent.is_over(seconds, begun))
+        verdicts = beats_noise(
+            encoder.names,
+            (train.x, train.y),
+            (validation.x, validation.y),
+            classes,
+            noise_test,
+            lambda: spent.is_over(seconds, begun),
+        )
     kept = {v.name for v in verdicts if v.kept}
     if not kept:
         raise DataError("train: no feature is left: " + "; ".join(f"{v.name}: {v.reason}" for v in verdicts))
