@@ -42,6 +42,8 @@ ROW_DAY = "row_day"
 """Column of the examples of a contract without timestamp: the day before the run's point in time."""
 WINDOW_DAYS = "history_window_days"
 """Column of the snapshot: the days of the rows that a window of a later row may hold."""
+SINCE = "history_since"
+"""Column of the snapshot of a history with a lag: the first day of the rows that have a state."""
 KEY = "history_key"
 """Number of the values by which rows share a history, of another key than the entity."""
 DAY = "history_day"
@@ -49,7 +51,7 @@ PLACE = "history_place"
 
 
 _OF_STATE = (EARLIER_ROWS, LAST_DATE, LAST_TARGET, DAYS, DAYS_SQUARED, SINCE_LAST)
-_OF_HISTORY = (*_OF_STATE, WINDOW_DAYS, POSITION, KEY, DAY, PLACE)
+_OF_HISTORY = (*_OF_STATE, WINDOW_DAYS, SINCE, POSITION, KEY, DAY, PLACE)
 
 
 def encoded(name: str, limit: int = MAX_ENCODED) -> str:

@@ -29,8 +29,9 @@ from apex_ml.contract.history_state import (
     state_columns,
 )
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import DAY, KEY, PLACE, POSITION, WINDOW_DAYS, exact_name
+from apex_ml.contract.names import DAY, KEY, PLACE, POSITION, SINCE, WINDOW_DAYS, exact_name
 from apex_ml.core.history_aggregates import DistinctCounts, Extremes, LatestValues, RangeAggregate, Sums
+from apex_ml.core.timeline import Timeline
 
 EPOCH = date(1970, 1, 1)
 
@@ -110,6 +111,7 @@ class Replay:
         # rows firsts[i] … ends[i] - 1 belong to entity i
         self._firsts, self._ends = bounds[:-1], bounds[1:]
         self._numbers = np.repeat(np.arange(len(self._firsts)), self._ends - self._firsts)
+        self._timeline = Timeline(self._numbers, self._days)
         self._columns = state_columns(contract, by)
         self._aggregates: dict[Aggregate, RangeAggregate] = {
             aggregate: self._aggregate(aggregate)
@@ -153,11 +155,7 @@ class Replay:
 
     def _rows_before(self, entities: np.ndarray, *days: np.ndarray) -> list[np.ndarray]:
         """The number of the first row of the entities (numbers from 0) that is not dated before each of the days."""
-        # the entities are so far apart on this scale that no requested day reaches a neighbour
-        oldest = min(int(self._days.min()), *(int(before.min()) for before in days))
-        apart = max(int(self._days.max()), *(int(before.max()) for before in days)) - oldest + 1
-        scale = self._numbers * apart + (self._days - oldest)
-        return [np.searchsorted(scale, entities * apart + (before - oldest)) for before in days]
+        return [self._timeline.first_from(entities, before) for before in days]
 
     def _state(self, entities: np.ndarray, days: np.ndarray, columns: Iterable[StateColumn]) -> pa.Table:
         """The state of the entities (numbers from 0) before the days; both have shape (n,)."""
@@ -227,29 +225,54 @@ class Replay:
         return chosen, rows[equal & still[ranks[0]]]
 
     def snapshot(self, as_of: date) -> pa.Table:
-        """The state of every entity before one day, without the day.
+        """The states of every entity that rows dated on or after one day have, without that day.
+
+        With `history_lag_days` the last of these days before `as_of` count for later rows only. So an entity has one
+        state for rows from `as_of` on, and one more for each of those days with rows; `SINCE` is the day from which on
+        rows have it, and they have the latest of them.
 
         A window moves on with the day of the row that is scored. For each day of which a later row's window may be the
         first to hold rows, `WINDOW_DAYS` has the day, and a column of a window a list of the state of the rows from
         that day on, both in the order of the days.
         """
-        days = np.full(len(self._firsts), (as_of - EPOCH).days)
-        everyone = np.arange(len(days))
+        owners, since = self._states_from((as_of - EPOCH).days)
         plain = [column for column in self._columns if column.scope.window is None]
-        state = self._state(everyone, days, plain).drop_columns([self.contract.timestamp])
+        state = self._state(owners, since, plain)
+        if self.contract.features.history_lag_days:
+            state = state.rename_columns({self.contract.timestamp: SINCE})
+        else:
+            state = state.drop_columns([self.contract.timestamp])
         if not (longest := longest_window(self._columns)):
             return state
-        before = days - self.contract.features.history_lag_days
-        ends, oldest = self._rows_before(everyone, before, before - longest)
-        rows = np.arange(self.table.num_rows)
-        is_first = np.append(True, self._days[1:] != self._days[:-1])
-        is_first[self._firsts] = True
-        begins = np.flatnonzero(is_first & (rows >= oldest[self._numbers]) & (rows < ends[self._numbers]))
-        owners = self._numbers[begins]
-        offsets = pa.array(np.append(0, np.cumsum(np.bincount(owners, minlength=len(days)))).astype(np.int32))
-        for name, values in self._from_each_day(begins, ends[owners]):
-            state = state.append_column(name, pa.ListArray.from_arrays(offsets, values))
+        before = since - self.contract.features.history_lag_days
+        ends, oldest = self._rows_before(owners, before, before - longest)
+        days = np.flatnonzero(self._is_first_of_day())
+        lows, highs = np.searchsorted(days, oldest), np.searchsorted(days, ends)
+        lengths = highs - lows
+        offsets = np.append(0, np.cumsum(lengths))
+        places = np.arange(offsets[-1]) + np.repeat(lows - offsets[:-1], lengths)
+        for name, values in self._from_each_day(days[places], np.repeat(ends, lengths)):
+            lists = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
+            state = state.append_column(name, lists)
         return state
+
+    def _states_from(self, as_of: int) -> tuple[np.ndarray, np.ndarray]:
+        """The number of the entity of each state of the snapshot, and the day from which on rows have it."""
+        everyone = np.arange(len(self._firsts))
+        first = np.full(len(everyone), as_of)
+        if not (lag := self.contract.features.history_lag_days):
+            return everyone, first
+        newer = np.flatnonzero(self._is_first_of_day() & (self._days >= as_of - lag) & (self._days < as_of))
+        owners = np.append(everyone, self._numbers[newer])
+        since = np.append(first, self._days[newer] + 1 + lag)
+        ranking = np.lexsort([since, owners])
+        return owners[ranking], since[ranking]
+
+    def _is_first_of_day(self) -> np.ndarray:
+        """Whether a row is the first of its entity and day, shape (n,)."""
+        is_first = np.append(True, self._days[1:] != self._days[:-1])[: len(self._days)]
+        is_first[self._firsts] = True
+        return is_first
 
     def _from_each_day(self, begins: np.ndarray, ends: np.ndarray) -> Iterator[tuple[str, pa.Array]]:
         yield WINDOW_DAYS, pa.array(self._days[begins].astype(np.int32), pa.int32()).cast(pa.date32())

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from apex_ml.contract.history_state import longest_window, state_columns
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import KEY, POSITION, WINDOW_DAYS
+from apex_ml.contract.names import KEY, POSITION, SINCE, WINDOW_DAYS
 from apex_ml.core.history import Replay
 
 
@@ -34,7 +34,7 @@ class StatesBy:
         self.by, self._columns = by, state_columns(contract, by)
         self._values = {column.name: np.zeros(rows, np.int64) for column in self._columns}
         key_types = [contract.arrow_schema().field(name) for name in by]
-        parts = [self._schema(key_types).empty_table()]
+        parts = [self._schema(key_types, contract.features.history_lag_days > 0).empty_table()]
         for table in tables:
             replayed = Replay(contract, table, by)
             states = replayed.every_row()
@@ -49,10 +49,11 @@ class StatesBy:
                 parts.append(own)
         self.snapshot = pa.concat_tables(parts)
 
-    def _schema(self, keys: list[pa.Field]) -> pa.Schema:
+    def _schema(self, keys: list[pa.Field], has_lag: bool) -> pa.Schema:
         plain = [column for column in self._columns if column.scope.window is None]
         lists = [column for column in self._columns if column.scope.window is not None]
-        fields = [*keys, *(pa.field(c.name, pa.date32() if c.type == "DATE" else pa.int64()) for c in plain)]
+        since = [pa.field(SINCE, pa.date32())] if has_lag else []
+        fields = [*keys, *since, *(pa.field(c.name, pa.date32() if c.type == "DATE" else pa.int64()) for c in plain)]
         if longest_window(self._columns):
             fields.append(pa.field(WINDOW_DAYS, pa.list_(pa.date32())))
         return pa.schema([*fields, *(pa.field(c.name, pa.list_(pa.int64())) for c in lists)])

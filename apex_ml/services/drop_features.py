@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pyarrow.parquet as pq
+
 from apex_ml.adapters.duckdb import engine
-from apex_ml.contract.names import ROW_NR
+from apex_ml.contract.names import ROW_NR, SINCE
 from apex_ml.contract.roles import STORED_ROLES
 from apex_ml.core.features import row_inputs, state_needed
 from apex_ml.services.accepted_rows import load_rows
@@ -29,7 +31,9 @@ def features_query(con: engine.StrictConnection, scorer: Scorer, accepted: str, 
         con.execute(create_early_table(contract, query, scorer.as_of))
         (early,) = engine.one_row(con, count_rows(EARLY))
         asked = from_day(contract, query, scorer.as_of) if early else f"({query})"
-        query = join_snapshot(contract, asked, scorer.snapshot, needed)
+        # a snapshot of an earlier edition has one state per entity, also with a lag
+        has_since = SINCE in pq.read_schema(scorer.snapshot).names
+        query = join_snapshot(contract, asked, scorer.snapshot, needed, has_since)
         if early:
             if not engine.has(con, ROWS):
                 load_rows(con, contract, scorer.accepted)

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.duckdb.engine import errors_name
 from apex_ml.contract.history_state import StateColumn, longest_window
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import WINDOW_DAYS, snapshot_by
+from apex_ml.contract.names import SINCE, WINDOW_DAYS, snapshot_by
+from apex_ml.core.timeline import Timeline
 from apex_ml.errors import DataError
 
 TEXT_BYTES, PLACE_BYTES, STATE_BYTES, SLOT_BYTES = 64, 32, 8, 20
@@ -102,15 +103,19 @@ class History:
 
 
 class KeyedStates:
-    """The states of one file, one row per entity or combination of values. What has no row has no history."""
+    """The states of one file: of every entity or combination of values. What has no row has no history."""
 
     def __init__(self, contract: Contract, snapshot: Path, by: tuple[str, ...], columns: Sequence[StateColumn]) -> None:
         self.by, self._columns = by, [column for column in columns if column.scope.by == by]
         keys, path = list(by or (contract.entity,)), snapshot_by(snapshot, by)
         with _readable(path):
-            table = pq.read_table(path, columns=[*keys, *names_in_snapshot(self._columns)], memory_map=False)
+            since = [SINCE] if SINCE in pq.read_schema(path).names else []
+            table = pq.read_table(path, columns=[*keys, *since, *names_in_snapshot(self._columns)], memory_map=False)
         values = [table.column(name).to_pylist() for name in keys]
-        self.places = {key: place for place, key in enumerate(zip(*values, strict=True) if by else values[0])}
+        rows = zip(*values, strict=True) if by else values[0]
+        # of several states of a key, which follow one another, the place of the last one
+        self.places = {key: place for place, key in enumerate(rows)}
+        self._kept = Kept(table.column(SINCE), list(self.places.values())) if since else None
         # what has no history has the row of zeros at the end, at place -1; `finish` reads null as zero, too
         self._states = {
             column.name: np.append(_integers(table.column(column.name)), 0)
@@ -121,13 +126,13 @@ class KeyedStates:
         self._windows = Windows(table, windowed, contract.features.history_lag_days) if windowed else None
 
     def find(self, keys: Sequence[Hashable]) -> np.ndarray:
-        """The place of the state of each key, -1 without history, shape (n,)."""
+        """The place of the newest state of each key, -1 without history, shape (n,)."""
         find = self.places.get
         return np.fromiter((find(key, -1) for key in keys), np.int64, len(keys))
 
     def states(self, places: np.ndarray, days: np.ndarray) -> dict[str, pa.Array]:
         """The state columns at these places, for rows of these days since 1970-01-01; both have shape (n,)."""
-        states = {}
+        states, places = {}, places if self._kept is None else self._kept.holding(places, days)
         for column in self._columns:
             if column.scope.window is not None and self._windows is not None:
                 states[column.name] = self._windows.values(column, places, days)
@@ -138,17 +143,36 @@ class KeyedStates:
         return states
 
 
+class Kept:
+    """Which of the states of a key holds on a day, in a snapshot that has several of them.
+
+    `newest` has the place of the last state of each key, in the order of the rows.
+    """
+
+    def __init__(self, since: pa.ChunkedArray, newest: Sequence[int]) -> None:
+        ends = np.array(newest, np.int64) + 1
+        self._firsts = np.append(0, ends[:-1])
+        self._keys = np.repeat(np.arange(len(ends)), ends - self._firsts)
+        self._timeline = Timeline(self._keys, _integers(since))
+
+    def holding(self, places: np.ndarray, days: np.ndarray) -> np.ndarray:
+        """The places of the states that hold on the days, from those of the newest ones; both have shape (n,)."""
+        known = places >= 0
+        keys = self._keys[places[known]]
+        result = places.copy()
+        result[known] = np.maximum(self._timeline.first_from(keys, days[known] + 1) - 1, self._firsts[keys])
+        return result
+
+
 class Windows:
     """The lists of a snapshot, one after the other: the states of the rows of each entity from each of its days on."""
 
     def __init__(self, table: pa.Table, columns: Sequence[StateColumn], lag: int) -> None:
         lists = table.column(WINDOW_DAYS).combine_chunks()
-        days, lengths = _integers(lists.flatten()), pc.list_value_length(lists).to_numpy()
+        lengths = pc.list_value_length(lists).to_numpy()
         self._lag = lag
         self._ends = np.append(np.cumsum(lengths), 0)  # at place -1, without history
-        self._oldest, newest = (int(days.min()), int(days.max())) if len(days) else (0, 0)
-        self._apart = newest - self._oldest + 2  # so that a day behind the newest reaches no neighbour
-        self._scale = np.repeat(np.arange(len(lengths)), lengths) * self._apart + (days - self._oldest)
+        self._timeline = Timeline(np.repeat(np.arange(len(lengths)), lengths), _integers(lists.flatten()))
         # behind the last day there is no row, which `finish` reads as zero
         self._states = {
             column.name: np.append(_integers(table.column(column.name).combine_chunks().flatten()), 0)
@@ -158,8 +182,7 @@ class Windows:
     def values(self, column: StateColumn, places: np.ndarray, days: np.ndarray) -> pa.Array:
         """A column at these places, for rows of these days."""
         since = days - self._lag - (column.scope.window or 0)
-        since = np.clip(since - self._oldest, 0, self._apart - 1)
-        first = np.searchsorted(self._scale, places * self._apart + since)
+        first = self._timeline.first_from(places, since)
         return pa.array(self._states[column.name][np.where(first < self._ends[places], first, -1)])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from apex_ml.contract.history_state import StateColumn
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import WINDOW_DAYS, snapshot_by
+from apex_ml.contract.names import SINCE, WINDOW_DAYS, snapshot_by
 from apex_ml.sql.parquet import scan_parquet
 from apex_ml.sql.quote import identifier, identifiers, literal
 from apex_ml.sql.rows import ROWS, select_with_state
@@ -35,15 +35,22 @@ def from_day(contract: Contract, query: str, as_of: date) -> str:
     return f"(SELECT * FROM ({query}) WHERE {identifier(contract.timestamp)} >= {literal(as_of)})"
 
 
-def join_snapshot(contract: Contract, asked: str, snapshot: Path, states: Iterable[StateColumn]) -> str:
-    """The rows of a relation beside states of their history in the snapshots, null for one that these lack."""
+def join_snapshot(
+    contract: Contract, asked: str, snapshot: Path, states: Iterable[StateColumn], has_since: bool
+) -> str:
+    """The rows of a relation beside states of their history in the snapshots, null for one that these lack.
+
+    Where the snapshots have the column SINCE, each row takes the latest state that holds on its day.
+    """
     columns = list(states)
+    join, since = ("ASOF LEFT JOIN", " AND a.{} >= s{}." + SINCE) if has_since else ("LEFT JOIN", "")
     select, query = "SELECT a.*", f"FROM {asked} AS a"
     for nr, by in enumerate(dict.fromkeys(column.scope.by for column in columns)):
         own = [column for column in columns if column.scope.by == by]
         select += "".join(f", {_snapshot_value(contract, column, f's{nr}')}" for column in own)
         same = " AND ".join(f"s{nr}.{key} = a.{key}" for key in map(identifier, by or (contract.entity,)))
-        query += f" LEFT JOIN {scan_parquet(snapshot_by(snapshot, by))} AS s{nr} ON {same}"
+        query += f" {join} {scan_parquet(snapshot_by(snapshot, by))} AS s{nr} ON {same}"
+        query += since.format(identifier(contract.timestamp), nr)
     return f"{select} {query}"
 
 

@@ -56,9 +56,15 @@ def _work(context: StepContext, folder: Path, validated: ValidateResult) -> EltR
     contract, settings, as_of = context.contract, context.settings, validated.as_of
     assert as_of is not None  # of a run that was not skipped
     files = accepted_files(context.folder("validate") / ACCEPTED)
+    entities = 0
 
     def write_by(states: StatesBy) -> None:
         pq.write_table(states.snapshot, snapshot_by(folder / SNAPSHOT, states.by), compression="zstd")
+
+    def write_snapshot(states: pa.Table) -> None:
+        nonlocal entities
+        entities += pc.count_distinct(states.column(contract.entity)).as_py()
+        snapshot.write(states)
 
     with (
         engine.connect(settings, folder.parent) as con,
@@ -68,7 +74,7 @@ def _work(context: StepContext, folder: Path, validated: ValidateResult) -> EltR
     ):
         if contract.has_history:
             accepted = SortedRows(con, contract, files)
-            for table in make_examples(accepted, settings.threads, as_of, snapshot.write, write_by):
+            for table in make_examples(accepted, settings.threads, as_of, write_snapshot, write_by):
                 examples.write(table)
             rows, repeated = accepted.rows, accepted.repeated
         else:
@@ -84,7 +90,7 @@ def _work(context: StepContext, folder: Path, validated: ValidateResult) -> EltR
         rows,
         repeated,
         examples.rows,
-        snapshot.rows,
+        entities,
     )
     return EltResult(
         run=context.run,
@@ -93,7 +99,7 @@ def _work(context: StepContext, folder: Path, validated: ValidateResult) -> EltR
         rows=rows,
         repeated=repeated,
         examples=examples.rows,
-        entities=snapshot.rows,
+        entities=entities,
         as_of=as_of,
         data_sha256=validated.data_sha256,
         features_sha256=contract.features_digest(),

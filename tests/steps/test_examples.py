@@ -20,7 +20,7 @@ from apex_ml.adapters.duckdb import accepted_rows as orders_of_run
 from apex_ml.adapters.duckdb.accepted_rows import SortedRows, accepted_files
 from apex_ml.adapters.mlflow.registry import ModelVersion
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import snapshot_by
+from apex_ml.contract.names import SINCE, snapshot_by
 from apex_ml.core.estimator import Encoder, Model
 from apex_ml.core.features import feature_columns, features_of_entity, finish, kind_of, state_needed
 from apex_ml.core.history_by import StatesBy
@@ -280,12 +280,16 @@ def test_training_and_scoring_give_an_order_the_same_bits(
     assert bits(scored) == bits(trained)
 
 
+@pytest.mark.parametrize("lag", [0, 1, 6])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_drop_and_a_request_of_a_later_day_equal_plain_python(
-    contract: Contract, home: Any, tmp_path: Path, seed: int
+    contract: Contract, home: Any, tmp_path: Path, seed: int, lag: int
 ) -> None:
-    """A window moves on with the day of the row, while the snapshot stays; both ways to score give the same bits."""
-    expected = with_every_recipe(contract, grain="every_row")
+    """A window moves on with the day of the row, while the snapshot stays, and so do the last days within the lag.
+
+    Both ways to score give the same bits.
+    """
+    expected = with_every_recipe(contract, grain="every_row", history_lag_days=lag)
     as_of = FIRST + timedelta(days=25)
     known = random_orders(expected, seed, clients=12, orders=200, days=25)
     known = list({tuple(r.items()): r for r in known}.values())
@@ -296,17 +300,42 @@ def test_a_drop_and_a_request_of_a_later_day_equal_plain_python(
     plain = [reference_features(expected, known, r) for r in later]
     assert_alike([{n: r[n] for n in plain[0]} for r in in_drop], plain)
 
-    history = History(expected, scorer.snapshot, "", as_of, state_needed(expected, ()))
-    table = as_table(expected, later)
-    days = table.column(expected.timestamp).cast(pa.int32()).to_numpy().astype(np.int64)
-    places = history.places(table.column(expected.entity).to_pylist())
-    own = {name: table.column(name) for name in expected.named("attribute")}
-    states = history.states(places, days, own)
-    for name, values in states.items():
-        table = table.append_column(name, values)
     names = [c.name for c in feature_columns(expected)]
-    in_requests = finish(expected, table).select(names).to_pylist()
+    in_requests = requested_features(scorer, later)
     assert [repr([r[n] for n in names]) for r in in_requests] == [repr([r[n] for n in names]) for r in in_drop]
+
+
+def requested_features(scorer: Scorer, rows: Sequence[Row]) -> list[Row]:
+    """The features of the rows of a request, in their order."""
+    contract = scorer.context.contract
+    history = History(contract, scorer.snapshot, "", scorer.as_of, state_needed(contract, ()))
+    table = as_table(contract, list(rows))
+    days = table.column(contract.timestamp).cast(pa.int32()).to_numpy().astype(np.int64)
+    places = history.places(table.column(contract.entity).to_pylist())
+    own = {name: table.column(name) for name in contract.named("attribute")}
+    for name, values in history.states(places, days, own).items():
+        table = table.append_column(name, values)
+    return finish(contract, table).select([c.name for c in feature_columns(contract)]).to_pylist()
+
+
+def test_a_snapshot_of_an_earlier_edition_has_one_state_for_all_days(
+    contract: Contract, home: Any, tmp_path: Path
+) -> None:
+    """It lacks the days of the lag: a row has what one of the first day of the snapshot has."""
+    expected = with_features(contract, grain="every_row", history_lag_days=2)
+    as_of = FIRST + timedelta(days=25)
+    scorer = scorer_of(expected, home, tmp_path, as_of, random_orders(expected, 1, clients=6, orders=100, days=25))
+    table = pq.read_table(scorer.snapshot)
+    days = table.column(SINCE).to_pylist()
+    assert max(days) == as_of + timedelta(days=2)
+    first = table.filter(pa.array([day == as_of for day in days]))
+    pq.write_table(first.drop_columns([SINCE]), scorer.snapshot)
+    rows = random_orders(expected, 3, clients=6, orders=1, days=1)
+    later = [{**rows[0], expected.timestamp: as_of + timedelta(days=n)} for n in range(4)]
+    names = [c.name for c in feature_columns(expected) if c.name == "history_orders"]
+    counts = [[r[n] for n in names] for r in scored_features(scorer, later, tmp_path)]
+    assert names and counts == [counts[0]] * 4
+    assert [[r[n] for n in names] for r in requested_features(scorer, later)] == counts
 
 
 @pytest.mark.parametrize("day", [date(1970, 1, 1), date(1, 1, 1), date(9999, 12, 31)])
