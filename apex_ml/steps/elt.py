@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -53,58 +53,74 @@ def elt(context: StepContext) -> EltResult:
 
 
 def _work(context: StepContext, folder: Path, validated: ValidateResult) -> EltResult:
-    contract, settings, as_of = context.contract, context.settings, validated.as_of
+    contract, as_of = context.contract, validated.as_of
     assert as_of is not None  # of a run that was not skipped
     files = accepted_files(context.folder("validate") / ACCEPTED)
-    entities = 0
-
-    def write_by(states: StatesBy) -> None:
-        pq.write_table(states.snapshot, snapshot_by(folder / SNAPSHOT, states.by), compression="zstd")
-
-    def write_snapshot(states: pa.Table) -> None:
-        nonlocal entities
-        entities += pc.count_distinct(states.column(contract.entity)).as_py()
-        snapshot.write(states)
-
-    with (
-        engine.connect(settings, folder.parent) as con,
-        engine.errors_name("elt"),
-        ParquetSink(folder / EXAMPLES) as examples,
-        ParquetSink(folder / SNAPSHOT) as snapshot,
-    ):
-        if contract.has_history:
-            accepted = SortedRows(con, contract, files)
-            for table in make_examples(accepted, settings.threads, as_of, write_snapshot, write_by):
-                examples.write(table)
-            rows, repeated = accepted.rows, accepted.repeated
-        else:
-            for table in make_plain_examples(con, contract, files, as_of):
-                examples.write(table)
-            snapshot.write(pa.table({contract.entity: pa.array([], pa.string())}))  # there is no history
-            rows = sum(pq.read_metadata(file).num_rows for file in files)
-            repeated = rows - examples.rows
-    if not examples.rows:
+    with engine.connect(context.settings, folder.parent) as con, engine.errors_name("elt"):
+        write = _write_with_history if contract.has_history else _write_plain
+        written = write(con, context, files, folder, as_of)
+    if not written.examples:
         raise DataError("elt: the accepted rows hold no row to learn from")
     logger.info(
         "elt rows=%s repeated=%s examples=%s entities=%s",
-        rows,
-        repeated,
-        examples.rows,
-        entities,
+        written.rows,
+        written.repeated,
+        written.examples,
+        written.entities,
     )
     return EltResult(
         run=context.run,
         step="elt",
         raw=validated.raw,
-        rows=rows,
-        repeated=repeated,
-        examples=examples.rows,
-        entities=entities,
+        rows=written.rows,
+        repeated=written.repeated,
+        examples=written.examples,
+        entities=written.entities,
         as_of=as_of,
         data_sha256=validated.data_sha256,
         features_sha256=contract.features_digest(),
         snapshot_sha256=_sha256_of_snapshots(contract, folder / SNAPSHOT),
     )
+
+
+class Written(NamedTuple):
+    """Counts of what was read and written."""
+
+    rows: int
+    repeated: int
+    examples: int
+    entities: int
+
+
+def _write_with_history(
+    con: duckdb.DuckDBPyConnection, context: StepContext, files: Sequence[Path], folder: Path, as_of: date
+) -> Written:
+    contract, entities = context.contract, 0
+
+    def write_by(states: StatesBy) -> None:
+        pq.write_table(states.snapshot, snapshot_by(folder / SNAPSHOT, states.by), compression="zstd")
+
+    def write_snapshot(states: pa.Table) -> None:
+        nonlocal entities  # of which each can have several states
+        entities += pc.count_distinct(states.column(contract.entity)).as_py()
+        snapshot.write(states)
+
+    with ParquetSink(folder / EXAMPLES) as examples, ParquetSink(folder / SNAPSHOT) as snapshot:
+        accepted = SortedRows(con, contract, files)
+        for table in make_examples(accepted, context.settings.threads, as_of, write_snapshot, write_by):
+            examples.write(table)
+    return Written(accepted.rows, accepted.repeated, examples.rows, entities)
+
+
+def _write_plain(
+    con: duckdb.DuckDBPyConnection, context: StepContext, files: Sequence[Path], folder: Path, as_of: date
+) -> Written:
+    with ParquetSink(folder / EXAMPLES) as examples, ParquetSink(folder / SNAPSHOT) as snapshot:
+        for table in make_plain_examples(con, context.contract, files, as_of):
+            examples.write(table)
+        snapshot.write(pa.table({context.contract.entity: pa.array([], pa.string())}))  # there is no history
+    rows = sum(pq.read_metadata(file).num_rows for file in files)
+    return Written(rows, rows - examples.rows, examples.rows, 0)
 
 
 def _sha256_of_snapshots(contract: Contract, snapshot: Path) -> str:
