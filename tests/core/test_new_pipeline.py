@@ -7,6 +7,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from apex_ml.adapters.duckdb.table_profile import profile_table
@@ -138,6 +139,65 @@ def test_the_last_row_counts_where_entities_hardly_repeat(settings: Settings, tm
     profile = with_columns(settings, tmp_path, {"patient": people})
     contract, _ = contract_of(profile, propose(profile, "show", "patient", "day"))
     assert contract.features.grain == "last_row_per_entity" and contract.features.history == ()
+
+
+NAMES = tuple(f"{first}{second}" for first in "abcdefghij" for second in "klmnopqrst")
+"""A hundred texts that do not look like identifiers."""
+
+
+def sales(rows: int = 6_000) -> dict[str, Any]:
+    """A year of sales to 60 shoppers: `good`, of 100, says which are returned; 70 `shelf`s say nothing."""
+    random = np.random.default_rng(3)
+    good = random.integers(0, 100, rows)
+    back = random.random(rows) < np.where(random.permutation(100)[good] < 50, 0.1, 0.8)
+    return {
+        "shopper": [f"S{n % 60:03d}" for n in range(rows)],
+        "day": [date(2024, 1, 1) + timedelta(days=n * 365 // rows) for n in range(rows)],
+        "good": [NAMES[n] for n in good],
+        "shelf": [NAMES[n] for n in random.integers(0, 70, rows)],
+        "back": np.where(back, "yes", "no").tolist(),
+    }
+
+
+def proposed_history(settings: Settings, folder: Path, table: dict[str, Any]) -> tuple[list[str], Contract]:
+    profile = profile_table(settings, write_table(folder / "sales.parquet", table), "back")
+    contract, _ = contract_of(profile, propose(profile, "back", "shopper", "day"))
+    named = [f"{recipe.recipe} {recipe.scope.window or ''} {' '.join(recipe.scope.by)}".strip()
+             for recipe in contract.features.history]  # fmt: skip
+    return [" ".join(name.split()) for name in named], contract
+
+
+OF_ALL_ROWS = ["count", "days_since_last", "last_target", "target_share"]
+
+
+def test_the_history_has_the_last_weeks_and_the_levels_that_tell_classes_apart(
+    settings: Settings, tmp_path: Path
+) -> None:
+    history, contract = proposed_history(settings, tmp_path, sales())
+    assert history == [*OF_ALL_ROWS, "count 30", "target_share 30", "count good", "target_share good"]
+    assert contract.features.history[0].features(contract)[0].column.name == "history_rows"
+
+
+def test_a_window_holds_some_rows_of_an_entity(settings: Settings, tmp_path: Path) -> None:
+    # 6 rows a year and entity are 1.5 in 90 days
+    rare, _ = proposed_history(settings, tmp_path / "rare", sales(360))
+    some, _ = proposed_history(settings, tmp_path / "some", sales(720))
+    assert rare == OF_ALL_ROWS
+    assert some[: len(OF_ALL_ROWS) + 2] == [*OF_ALL_ROWS, "count 90", "target_share 90"]
+
+
+def test_many_classes_have_no_more_shares(settings: Settings, tmp_path: Path) -> None:
+    table = sales()
+    classes = [f"class {NAMES.index(good) % 12}" for good in table["good"]]
+    history, _ = proposed_history(settings, tmp_path, table | {"back": classes})
+    assert history == [*OF_ALL_ROWS, "count 30"]
+
+
+def test_a_column_of_the_data_comes_before_a_history_with_its_name(settings: Settings, tmp_path: Path) -> None:
+    table = sales()
+    own = table | {"good_count": [n % 7 for n in range(len(table["good"]))]}
+    history, contract = proposed_history(settings, tmp_path, own)
+    assert "good_count" in contract.features.attributes and "count good" not in history
 
 
 def test_neither_entity_nor_timestamp_nor_key(profile: TableProfile) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from apex_ml.core.new_pipeline.choices import REPEATED, Choices
+from apex_ml.core.new_pipeline.choices import Choices
 from apex_ml.core.new_pipeline.columns import (
     ColumnPlan,
     LeftOut,
@@ -18,6 +18,7 @@ from apex_ml.core.new_pipeline.columns import (
     plan_target,
     plan_timestamp,
 )
+from apex_ml.core.new_pipeline.history import propose_history, rows_an_entity
 from apex_ml.core.table_profile.findings import LEAK_GAIN
 from apex_ml.core.table_profile.values import TableProfile
 
@@ -139,17 +140,14 @@ def _features(profile: TableProfile, choices: Choices, columns: list[ColumnPlan]
     """Grain, attributes, calendar and history, and the reason for the grain."""
     features: dict[str, Any] = {"grain": "every_row"}
     reason = "every row is an example"
-    has_history = False
+    history = propose_history(profile, choices, columns)
     if choices.entity and choices.timestamp:
-        entity = profile.column(choices.entity)
-        rows = entity.known / max(entity.distinct, 1)
-        has_history = rows >= REPEATED
-        if not has_history:
+        if not history:
             features["grain"] = "last_row_per_entity"
-        reason = f"{rows:.1f} rows for each value of {choices.entity}: " + (
-            "each row is an example" if has_history else "the last row of each is an example"
+        reason = f"{rows_an_entity(profile, choices):.1f} rows for each value of {choices.entity}: " + (
+            "each row is an example" if history else "the last row of each is an example"
         )
-    if has_history:
+    if history:
         # of the rows of the same day nobody knows which came first, and their outcome may not be known on the next
         features["history_lag_days"] = 1
     features["attributes"] = [column.name for column in columns if column.is_feature]
@@ -157,12 +155,7 @@ def _features(profile: TableProfile, choices: Choices, columns: list[ColumnPlan]
         times = profile.column(choices.timestamp).times
         is_long = times is not None and (times.last - times.first).days >= A_YEAR
         features["calendar"] = ["day_of_week", "day_of_month", *(["month"] if is_long else [])]
-    if has_history:
-        history: list[dict[str, Any]] = [{"recipe": "count", "name": "history_rows"}]
-        history += [{"recipe": name} for name in ("days_since_last", "last_target")]
-        history.append({"recipe": "target_share", "smoothing": 10})
-        if measures := [column.name for column in columns if column.role == "measure"]:
-            history.append({"recipe": "mean", "columns": measures})
+    if history:
         features["history"] = history
     return features, reason
 
