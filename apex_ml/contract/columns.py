@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Annotated, Any, Self
+from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
 import pyarrow as pa
-from pydantic import Field, WithJsonSchema, field_validator, model_validator
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import Field, field_validator, model_validator
 
 from apex_ml.contract.checks import Check, PatternCheck
 from apex_ml.contract.column_types import (
+    CLASS_TYPES,
     LEVEL_TYPES,
     NUMBERS,
     Bound,
@@ -23,6 +23,7 @@ from apex_ml.contract.column_types import (
     level_value,
     levels_as_text,
 )
+from apex_ml.contract.domain import Domain, name_faults
 from apex_ml.contract.expressions import Expression, parse_expression, shown_expression
 from apex_ml.contract.normalisation import DateFormats, MapValues, Normalisation, StripSuffix, key_of, text_steps
 from apex_ml.contract.part import ContractPart, ContradictionError
@@ -32,19 +33,14 @@ from apex_ml.wording import did_you_mean
 
 KEY_TYPES = ("string", "int64", "date", "timestamp")
 """Types of keys: their values are equal exactly when their texts are."""
-_LEVEL = {"anyOf": [{"type": kind} for kind in ("string", "integer", "boolean", "number")]}
-_LEVELS = {
-    "anyOf": [
-        {"type": "array", "items": _LEVEL, "minItems": 1},
-        {"type": "object", "additionalProperties": {"type": "string"}, "minProperties": 1},
-    ]
-}
 _AS_LEVELS = {
     "string": "",
     "boolean": ": write true or false",
     "int64": ": write whole numbers, as 3",
     "decimal": ": write numbers with no more decimals than the column has",
     "date": ": write dates, as 2024-12-31",
+    "double": ": write numbers, as 0.5",
+    "timestamp": ": write times, as 2024-12-31 12:00:00",
 }
 _BOUNDS = {
     "string": "use a pattern or a domain",
@@ -53,37 +49,6 @@ _BOUNDS = {
     "timestamp": "write times, as 2024-12-31 12:00:00",
 }
 """How to write a range of a type; without an entry: as numbers."""
-
-
-class Domain(ContractPart):
-    """The allowed levels of a column, values of its type; in reports, tables and answers they are text.
-
-    Each may have a name, which then stands for it there: the file has a mapping of values to names.
-    """
-
-    levels: Annotated[tuple[str, ...], WithJsonSchema(_LEVELS)] = Field(min_length=1)
-    closed: BoolPerUse = Field(description="Closed: another value is quarantined. Open: it is the unknown level.")
-    values: SkipJsonSchema[tuple[str, ...] | None] = Field(None, exclude_if=lambda values: values is None)
-    """The values that have the names, as text; None where levels have no names."""
-
-    @property
-    def value_texts(self) -> tuple[str, ...]:
-        """The values as the data has them, as text."""
-        return self.levels if self.values is None else self.values
-
-    @property
-    def shown(self) -> tuple[str, ...]:
-        """The levels for people: ``0 (kept)``, or the value alone where it has no name."""
-        if self.values is None:
-            return self.levels
-        return tuple(f"{value} ({name})" for value, name in zip(self.values, self.levels, strict=True))
-
-    @field_validator("levels")
-    @classmethod
-    def _distinct(cls, levels: tuple[str, ...]) -> tuple[str, ...]:
-        if twice := sorted({level for level in levels if levels.count(level) > 1}):
-            raise ValueError(repeated_levels(twice))
-        return levels
 
 
 class Column(ContractPart):
@@ -106,6 +71,19 @@ class Column(ContractPart):
     nullable: BoolPerUse = Field(NEVER, description="A value may be null.")
     normalise: tuple[Normalisation, ...] = ()
     domain: Domain | None = None
+    encoding: Literal["levels", "frequency"] = Field(
+        "levels",
+        exclude_if=lambda encoding: encoding == "levels",
+        description="How a model sees the texts of an attribute without a domain. levels: each of them is learned as a"
+        " level. frequency: as the share of the training rows that have the text, 0 for an unknown one.",
+    )
+    min_level_rows: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=lambda rows: rows is None,
+        description="Training rows that a learned level needs; one with fewer counts as unknown. By default 1, and 5"
+        " for xgboost_native.",
+    )
     checks: tuple[Check, ...] = ()
     timezone: str | None = Field(
         None,
@@ -132,7 +110,7 @@ class Column(ContractPart):
     def level_values(self) -> tuple[Level, ...]:
         """The levels of the domain as values of the column's type."""
         texts = self.domain.value_texts if self.domain else ()
-        values = [level_value(self.type, self.decimals, text) for text in texts]
+        values = [level_value(self.type, self.decimals, text, self.timezone) for text in texts]
         return tuple(value for value in values if value is not None)
 
     def bound(self, written: float | date | None) -> Bound | None:
@@ -184,6 +162,7 @@ class Column(ContractPart):
             yield f"decimals need a number type, not {self.type}: remove them"
         if self.decimals is None and self.type == "decimal":
             yield "a decimal needs decimals, the number of digits behind the point: add them"
+        yield from self._encoding_faults()
         yield from self._role_faults()
         for use in USES:
             if not self.required.on(use) and not self.nullable.on(use):
@@ -223,14 +202,14 @@ class Column(ContractPart):
     def _domain_faults(self) -> Iterator[str]:
         if self.domain is None:
             return
-        if self.type not in LEVEL_TYPES:
+        if self.type not in (CLASS_TYPES if self.role == "target" else LEVEL_TYPES):
             types = " or ".join(LEVEL_TYPES)
             yield f"a domain of levels needs type {types}, not {self.type}: use a range, or type: string"
             return
-        yield from self._name_faults(self.domain)
+        yield from name_faults(self.domain, self.type, self.decimals, self.timezone)
         for level in self.domain.value_texts:
-            if level_value(self.type, self.decimals, level) is None:
-                yield f"the level {level!r} is no value of type {self.type}{_AS_LEVELS[self.type]}"
+            if level_value(self.type, self.decimals, level, self.timezone) is None:
+                yield f"the level {level!r} is no value of type {self.type}{_as_level(self)}"
                 continue
             if (normal := self.normal_form(level)) != level:
                 yield (
@@ -238,16 +217,14 @@ class Column(ContractPart):
                     + (" remove it" if normal in self.domain.levels else f" write the level as {normal!r}")
                 )
 
-    def _name_faults(self, domain: Domain) -> Iterator[str]:
-        if domain.values is None:
-            return
-        if twice := sorted({value for value in domain.values if domain.values.count(value) > 1}):
-            yield repeated_levels(twice)
-        for value, name in zip(domain.values, domain.levels, strict=True):
-            if not name.strip():
-                yield f"the level {value} has an empty name: write one, or remove the level"
-            elif name != value and level_value(self.type, self.decimals, name) is not None:
-                yield f"{name!r} as the name of {value} is itself a value of type {self.type}: choose another name"
+    def _encoding_faults(self) -> Iterator[str]:
+        for key in ("encoding", "min_level_rows"):
+            if getattr(self, key) in ("levels", None):
+                continue
+            if self.type != "string" or self.role != "attribute":
+                yield f"{key} is for attributes of type string, this is {self.role} of type {self.type}: remove it"
+            elif self.domain is not None:
+                yield f"{key} is for texts that a model learns, but the domain declares the levels: remove one of both"
 
     def _check_faults(self) -> Iterator[str]:
         for check in self.checks:
@@ -303,6 +280,7 @@ class Column(ContractPart):
         return value
 
 
-def repeated_levels(levels: Sequence[str]) -> str:
-    """The fault of levels that are listed twice."""
-    return f"levels are listed twice: {levels}"
+def _as_level(column: Column) -> str:
+    """How levels of the type are written."""
+    zone = column.type == "timestamp" and column.timezone is None
+    return _AS_LEVELS[column.type] + (", without a zone, as the column has no timezone" if zone else "")

@@ -57,7 +57,7 @@ def class_faults(contract: Contract, options: ModelOptions) -> Iterator[tuple[Pl
 
 def _text(contract: Contract, name: ClassName) -> Any:
     target = contract.columns[contract.target]
-    return level_text(target.type, target.decimals, name)
+    return level_text(target.type, target.decimals, name, target.timezone)
 
 
 def _no_class(contract: Contract, name: ClassName) -> str:

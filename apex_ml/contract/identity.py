@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, ValidationError
 
 from apex_ml.contract.column_types import ColumnType
-from apex_ml.contract.columns import Column, Domain
+from apex_ml.contract.columns import Column
+from apex_ml.contract.domain import Domain
 from apex_ml.contract.features import Features
 from apex_ml.contract.former_names import with_present_names
 from apex_ml.contract.normalisation import Normalisation

@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from apex_ml.contract.batch import BatchRule
-from apex_ml.contract.columns import Column, repeated_levels
+from apex_ml.contract.columns import Column
 from apex_ml.contract.contradictions import Parts
+from apex_ml.contract.domain import repeated_levels
 from apex_ml.contract.expressions import parse_expression
 from apex_ml.contract.part import ContradictionError, Place
 from apex_ml.contract.recipes import HistoryRecipe

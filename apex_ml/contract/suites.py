@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from keyword import iskeyword
 from typing import Any
 
-from apex_ml.contract.column_types import Bound, Level
+from apex_ml.contract.column_types import Bound, Level, level_of
 from apex_ml.contract.conditions import (
     AS_OF,
     Condition,
@@ -54,10 +54,24 @@ def _bound(value: Bound | None) -> float | str | None:
 
 
 def _member(value: Level) -> float | str:
-    """A level as the frame has it."""
+    """A level as the frame has it: of a day or a time its text."""
     if isinstance(value, date):
-        return f"{value.isoformat()}T00:00:00"
+        return level_of(value)
     return float(value) if isinstance(value, Decimal) else value
+
+
+def columns_as_text(contract: Contract) -> frozenset[str]:
+    """The columns of days and times that the frame holds as text, because pandas finds no day in a set."""
+    columns = contract.columns.values()
+    return frozenset(c.name for c in columns if c.type in ("date", "timestamp") and c.domain is not None)
+
+
+def _with_texts(condition: Condition) -> Condition:
+    """A condition on a column that the frame holds as text, whose order is that of the times."""
+    if not isinstance(condition, Outside):
+        return condition
+    low, high = (level_of(bound) if isinstance(bound, date) else bound for bound in (condition.low, condition.high))
+    return replace(condition, low=low, high=high)  # type: ignore[arg-type]
 
 
 def _pandas_column(column: str) -> str:
@@ -91,10 +105,12 @@ def expectations(contract: Contract, use: Use) -> list[Expectation]:
             "expect_table_columns_to_match_set", "error", {"column_set": list(contract.columns), "exact_match": True}
         ),
     ]
+    as_text = columns_as_text(contract)
     rules = [rule for column in contract.columns.values() for rule in column_rules(column, use)]
     for rule in [*rules, *row_rules(contract, use, AS_OF)]:
         label = f"{rule.label}: {rule.text}"
-        suite += [Expectation(kind, rule.severity, kwargs, label) for kind, kwargs in _expected(rule.broken)]
+        broken = _with_texts(rule.broken) if as_text.issuperset(rule.columns) else rule.broken
+        suite += [Expectation(kind, rule.severity, kwargs, label) for kind, kwargs in _expected(broken)]
     return suite
 
 
@@ -129,7 +145,7 @@ def _expected(broken: Condition) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _within(column: str, low: Bound | None, high: Bound | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    if isinstance(low, date) or isinstance(high, date):
+    if isinstance(low, date | str) or isinstance(high, date | str):
         # by the extremes: the expectation on values compares each date in Python
         for extreme, limit in (("min", low), ("max", high)):
             if limit is not None:

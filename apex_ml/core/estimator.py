@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -30,6 +30,8 @@ MODEL_FILE = "model.json"
 TRAINING_KEYS_FILE = "seen.u64"
 LEVELS_LIMIT = 5000
 """Maximum levels of a column without a domain. Rarer ones become the unknown level."""
+FREQUENCIES_LIMIT = 100_000
+"""The same of a column whose levels are encoded by their frequency."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,12 @@ class Encoder:
 
     @classmethod
     def fit(cls, columns: tuple[FeatureColumn, ...], table: pa.Table) -> Encoder:
-        """Learn the levels of categorical columns without a domain: the most frequent ones, ties by name."""
-        learned = []
-        for column in columns:
-            if column.kind == "categorical" and column.levels is None:
-                counts = pc.value_counts(table.column(column.name).drop_null())
-                pairs = sorted(
-                    ((c["counts"].as_py(), c["values"].as_py()) for c in counts), key=lambda p: (-p[0], p[1])
-                )
-                column = FeatureColumn(column.name, "categorical", tuple(level for _, level in pairs[:LEVELS_LIMIT]))
-            learned.append(column)
-        return cls(tuple(learned))
+        """Learn the levels of categorical columns without a domain: the most frequent ones, ties by name.
+
+        A level of fewer rows than the column asks for is left out, so that it counts as unknown. Of the encoding
+        frequency the share of each level among the rows of the table is learned, too; the target is not looked at.
+        """
+        return cls(tuple(_learned(column, table) for column in columns))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -66,12 +63,25 @@ class Encoder:
             values = table.column(column.name)
             if column.kind == "categorical":
                 codes = pc.fill_null(pc.index_in(values, value_set=pa.array(column.levels or (), pa.string())), -1)
-                matrix[:, index] = codes.to_numpy() + 1
+                codes = codes.to_numpy() + 1
+                # as the code of an unknown level is 0, so is its frequency
+                matrix[:, index] = codes if column.has_codes else np.asarray((0.0, *column.shares), np.float32)[codes]
             else:
                 numbers = pc.fill_null(values.cast(pa.float64()), float("nan")).to_numpy()
                 # XGBoost refuses infinity, which a larger number would become
                 matrix[:, index] = np.clip(numbers, -LARGEST, LARGEST)
         return matrix
+
+
+def _learned(column: FeatureColumn, table: pa.Table) -> FeatureColumn:
+    if column.kind != "categorical" or column.levels is not None:
+        return column
+    counts = pc.value_counts(table.column(column.name).drop_null())
+    pairs = sorted(((c["counts"].as_py(), c["values"].as_py()) for c in counts), key=lambda p: (-p[0], p[1]))
+    pairs = [pair for pair in pairs if pair[0] >= (column.min_rows or 1)]
+    pairs = pairs[: LEVELS_LIMIT if column.has_codes else FREQUENCIES_LIMIT]
+    shares = () if column.has_codes else tuple(rows / table.num_rows for rows, _ in pairs)
+    return replace(column, levels=tuple(level for _, level in pairs), shares=shares)
 
 
 def distinct_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -178,7 +188,7 @@ class Model:
         """The model as files by name: XGBoost's own format and JSON, no pickle."""
         content = {
             "classes": self.classes,
-            "features": [asdict(c) for c in self.encoder.columns],
+            "features": [c.as_dict() for c in self.encoder.columns],
             "about": self.info.as_dict(),
             "candidate": self.candidate,
             "calibration": self.calibration.as_dict(),
@@ -197,7 +207,14 @@ class Model:
         """Load the files that :meth:`to_files` returned."""
         content = json.loads(files[MODEL_FILE])
         columns = tuple(
-            FeatureColumn(c["name"], c["kind"], None if c["levels"] is None else tuple(c["levels"]))
+            FeatureColumn(
+                c["name"],
+                c["kind"],
+                None if c["levels"] is None else tuple(c["levels"]),
+                c.get("encoding", "levels"),
+                c.get("min_rows"),
+                tuple(c.get("shares", ())),
+            )
             for c in content["features"]
         )
         return cls(

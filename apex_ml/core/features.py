@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apex_ml.contract.column_types import TRUTH
+from apex_ml.contract.column_types import TRUTH, level_of
 from apex_ml.contract.columns import Column
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.features import CalendarPart
@@ -76,7 +76,9 @@ def own_feature(column: Column) -> FeatureColumn:
         return FeatureColumn(column.name, "numeric")
     if column.domain is not None:
         return FeatureColumn(column.name, "categorical", column.domain.levels)
-    return FeatureColumn(column.name, "categorical", tuple(TRUTH.values()) if column.type == "boolean" else None)
+    if column.type == "boolean":
+        return FeatureColumn(column.name, "categorical", tuple(TRUTH.values()))
+    return FeatureColumn(column.name, "categorical", None, column.encoding, column.min_level_rows)
 
 
 def feature_values(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -93,11 +95,23 @@ def feature_values(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def level_texts(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Values of a column as the text by which levels and classes are named: their names in the contract, if any."""
-    texts = values if pa.types.is_string(values.type) else values.cast(pa.string())
+    texts = values if pa.types.is_string(values.type) else value_texts(column, values)
     if column.domain is None or column.domain.values is None:
         return texts
     places = pc.index_in(texts, value_set=pa.array(column.domain.values, pa.string()))
     return pc.coalesce(pc.take(pa.array(column.domain.levels, pa.string()), places), texts)
+
+
+def value_texts(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Values of a column as text, without the names that the contract may have for them."""
+    if column.type not in ("double", "timestamp"):
+        return values.cast(pa.string())
+    chunks = []
+    for chunk in values.chunks:
+        coded = chunk.dictionary_encode()
+        texts = pa.array([level_of(value) for value in coded.dictionary.to_pylist()], pa.string())
+        chunks.append(texts.take(coded.indices))
+    return pa.chunked_array(chunks, pa.string())
 
 
 def state_needed(contract: Contract, names: Collection[str]) -> tuple[StateColumn, ...]:

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.storage.parquet_files import check_parquet
+from apex_ml.contract.column_types import number_text
 from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract
 from apex_ml.contract.pipeline import Pipeline
-from apex_ml.contract.requests.values import number_text
 from apex_ml.core.features import level_texts
 from apex_ml.errors import DataError, TransientError
 from apex_ml.json_text import json_text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from apex_ml.contract.column_types import Level
 from apex_ml.contract.conditions import (
     Condition,
     HoldsNul,
@@ -25,7 +26,7 @@ def condition_sql(condition: Condition, values: Mapping[str, str]) -> str:
         case HoldsNul(column):
             return f"contains({values[column]}, chr(0))"
         case NotIn(column, levels):
-            return f"{values[column]} NOT IN ({literals(levels)})"
+            return f"{values[column]} NOT IN ({', '.join(map(_level, levels))})"
         case NotMatching(column, regex):
             return f"NOT regexp_full_match({values[column]}, {literal(regex)})"
         case Outside(column, low, high):
@@ -39,3 +40,8 @@ def condition_sql(condition: Condition, values: Mapping[str, str]) -> str:
                 f"({values[first]} = {literal(value)} AND {values[second]} NOT IN ({literals(among)}))"
                 for value, among in allowed
             )
+
+
+def _level(value: Level) -> str:
+    # DuckDB reads digits as a decimal, which is not always the nearest double
+    return f"CAST({literal(repr(value))} AS DOUBLE)" if isinstance(value, float) else literal(value)

@@ -30,12 +30,22 @@ def level_sql(column: Column, value: str) -> str:
     """SQL of a value as the text by which levels and classes are named: its name in the contract, if it has one."""
     if column.type == "string":
         return value
-    text = f"CAST({value} AS VARCHAR)"
+    text = _level_text(column, value)
     if column.domain is None or column.domain.values is None:
         return text
     named = zip(column.domain.values, column.domain.levels, strict=True)
     cases = " ".join(f"WHEN {literal(of_value)} THEN {literal(name)}" for of_value, name in named)
     return f"CASE {text} {cases} ELSE {text} END"
+
+
+def _level_text(column: Column, value: str) -> str:
+    if column.type == "double":
+        return number_text(pa.float64(), value)
+    if column.type == "timestamp":
+        clock = value if column.timezone is None else f"timezone('UTC', {value})"
+        text = f"regexp_replace(strftime({clock}, '%Y-%m-%d %H:%M:%S.%f'), '[.]000000$', '')"
+        return text if column.timezone is None else f"{text} || '+00:00'"
+    return f"CAST({value} AS VARCHAR)"
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -103,7 +113,7 @@ def number_text(kind: pa.DataType, source: str) -> str:
     """SQL of a number as text, null for NaN and infinity. Equal numbers of all types have the same text.
 
     A whole number has neither point nor exponent; another one has its shortest decimal digits, without exponent.
-    :func:`apex_ml.contract.requests.values.number_text` gives the same text for a number of JSON.
+    :func:`apex_ml.contract.column_types.number_text` gives the same text for a number of JSON.
     """
     text = f"CAST({source} AS VARCHAR)"
     wide = pa.types.is_decimal(kind) and kind.precision > WIDEST_DECIMAL

@@ -38,8 +38,8 @@ split: {fractions: {train: 0.6, validation: 0.2, test: 0.2}}
 promotion: {margin: 0.001}
 """
 KEYS = (
-    "checks, decimals, derive, description, domain, identifier, normalise, nullable, required, role, timezone, type,"
-    " unit"
+    "checks, decimals, derive, description, domain, encoding, identifier, min_level_rows, normalise, nullable,"
+    " required, role, timezone, type, unit"
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,14 @@ import pyarrow as pa
 import pytest
 
 from apex_ml.contract.changes import compare_contracts
+from apex_ml.contract.conditions import NotIn, column_rules
 from apex_ml.contract.model import Contract
+from apex_ml.contract.predicates import predicate
 from apex_ml.contract.requests.faults import RefusedError
 from apex_ml.contract.requests.reader import RequestReader
 from apex_ml.core.features import level_texts
 from apex_ml.errors import ConfigError
+from apex_ml.sql.conditions import condition_sql
 from apex_ml.sql.file_types import duckdb_type, level_sql
 from tests.quality.test_every_key import contract_of
 
@@ -38,6 +41,72 @@ NAMED: dict[str, tuple[str, dict[str, str], list[Any]]] = {
         [date(2024, 12, 31), date(2024, 1, 1), date(2024, 1, 2)],
     ),
 }
+OF_A_TARGET: dict[str, tuple[str, dict[str, str], list[Any]]] = {
+    "double": (
+        "{0.30000000000000004: low, 2: high, 1e22: huge}",
+        {"0.30000000000000004": "low", "2": "high", "10000000000000000000000": "huge"},
+        [0.1 + 0.2, 2.0, 1e22, 0.3, -0.0, 1e-7, None],
+    ),
+    "timestamp": (
+        "{2024-12-31 12:00: noon, 2024-12-31T23:59:59.5: last}",
+        {"2024-12-31 12:00:00": "noon", "2024-12-31 23:59:59.500000": "last"},
+        [datetime(2024, 12, 31, 12), datetime(2024, 12, 31, 23, 59, 59, 500_000), datetime(2024, 1, 2), None],
+    ),
+    "timestamp, timezone: Europe/Madrid": (
+        "{2024-12-31 12:00: noon, '2024-07-01T12:00:00Z': summer}",
+        {"2024-12-31 11:00:00+00:00": "noon", "2024-07-01 12:00:00+00:00": "summer"},
+        [datetime(2024, 12, 31, 11, tzinfo=UTC), datetime(2024, 7, 1, 12, tzinfo=UTC), datetime(9, 1, 2, tzinfo=UTC)],
+    ),
+}
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("kind", OF_A_TARGET)
+def test_doubles_and_times_are_classes_with_and_without_names(tmp_path: Path, kind: str, named: bool) -> None:
+    written, names, values = OF_A_TARGET[kind]
+    if not named:
+        written = f"[{', '.join(part.rpartition(': ')[0] for part in written.strip('{}').split(', '))}]"
+        written, names = written.replace("1e22", "1.0e+22"), {name: name for name in names}
+    contract = contract_of(tmp_path, {"kind": domain(written, kind, role="target")})
+    column = contract.columns["kind"]
+    assert contract.classes == tuple(names.values())
+    array = pa.chunked_array([pa.array(values).cast(column.arrow_type)])
+    texts = level_texts(column, array).to_pylist()
+    assert texts[: len(names)] == list(names.values()) and not set(texts[len(names) :]) & set(names.values())
+    assert texts[len(names) :][-1] == (None if values[-1] is None else "0009-01-02 00:00:00+00:00")
+    with duckdb.connect() as con:
+        con.execute("SET TimeZone = 'America/Lima'")
+        rows = pa.table({"x": array})  # noqa: F841  # DuckDB finds it by its name
+        value = f"CAST(x AS {duckdb_type(column)})"
+        assert [text for (text,) in con.execute(f"SELECT {level_sql(column, value)} FROM rows").fetchall()] == texts
+        (rule,) = [rule for rule in column_rules(column, "train") if isinstance(rule.broken, NotIn)]
+        broken = con.execute(f"SELECT {condition_sql(rule.broken, {'kind': value})} FROM rows").fetchall()
+        assert [is_broken for (is_broken,) in broken] == [
+            None if value is None else nr >= len(names) for nr, value in enumerate(values)
+        ]
+    of_a_request = predicate(rule.broken)
+    assert [of_a_request(value) for value in values] == [bool(is_broken) for (is_broken,) in broken]
+
+
+@pytest.mark.parametrize(
+    ("kind", "levels", "message"),
+    [
+        ("double", "[0.5, .nan]", "must be a finite number|no value of type double: write numbers, as 0.5"),
+        ("double", "[a, 0.5]", "the level 'a' is no value of type double: write numbers, as 0.5"),
+        ("double", "{0.5: '2', 1: b}", "'2' as the name of 0.5 is itself a value of type double"),
+        ("timestamp", "['2024-12-31T12:00:00Z', a]", "no value of type timestamp: .*without a zone, as the column has"),
+        ("timestamp", "[2024-12-31, 2024-12-31 00:00:00]", "levels are listed twice"),
+    ],
+)
+def test_refused_classes_of_doubles_and_times(tmp_path: Path, kind: str, levels: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        contract_of(tmp_path, {"kind": domain(levels, kind, role="target")})
+
+
+@pytest.mark.parametrize("kind", ["double", "timestamp"])
+def test_an_attribute_of_doubles_or_times_has_no_levels(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ConfigError, match=f"a domain of levels needs type .*, not {kind}: use a range"):
+        contract_of(tmp_path, {"x": domain("[1, 2]", kind)})
 
 
 @pytest.mark.parametrize("kind", NAMED)

@@ -89,6 +89,41 @@ def test_levels_without_a_domain_are_learned_most_frequent_first_ties_by_name() 
     assert levels == tuple(many[:LEVELS_LIMIT])
 
 
+def test_a_level_of_few_rows_is_unknown() -> None:
+    route = ["a"] * 5 + ["b"] * 4 + ["c"]
+    table = table_of(["1"] * 10, route, [0.0] * 10)
+    for rows, levels in ((None, ("a", "b", "c")), (1, ("a", "b", "c")), (4, ("a", "b")), (5, ("a",)), (6, ())):
+        encoder = Encoder.fit((FeatureColumn("route", "categorical", min_rows=rows),), table)
+        assert encoder.columns[0].levels == levels
+        assert encoder.encode(table)[-1, 0] == (3 if rows in (None, 1) else 0)
+
+
+def test_the_frequency_of_a_level_is_its_share_of_the_training_rows() -> None:
+    column = FeatureColumn("route", "categorical", encoding="frequency")
+    train = table_of(["1"] * 8, ["a", "a", "a", "a", "b", "b", "c", None], [0.0] * 8)
+    encoder = Encoder.fit((column,), train)
+    other = table_of(["1"] * 5, ["b", "a", "c", "never seen", None], [0.0] * 5)
+    assert encoder.encode(other)[:, 0].tolist() == [0.25, 0.5, 0.125, 0.0, 0.0]
+    assert Encoder.fit((column,), train.take([7, 6, 5, 4, 3, 2, 1, 0])) == encoder
+    rare = Encoder.fit((replace(column, min_rows=2),), train)
+    assert rare.encode(other)[:, 0].tolist() == [0.25, 0.5, 0.0, 0.0, 0.0]
+
+
+def test_a_model_keeps_frequencies_and_a_plain_column_is_stored_as_ever() -> None:
+    columns = (
+        FeatureColumn("route", "categorical", ("a", "b"), "frequency", 2, (0.7, 0.1)),
+        FeatureColumn("stars", "categorical", ("1",)),
+        FeatureColumn("amount", "numeric"),
+    )
+    files = Model(Encoder(columns), b"{}", ("a", "b"), INFO, candidate="logistic").to_files()
+    assert Model.from_files(files).encoder.columns == columns
+    assert [set(feature) - {"name", "kind", "levels"} for feature in json.loads(files["model.json"])["features"]] == [
+        {"encoding", "shares", "min_rows"},
+        set(),
+        set(),
+    ]
+
+
 def test_a_missing_feature_is_named() -> None:
     with pytest.raises(DataError, match="no columns for these features of the model: stars, route"):
         Encoder(COLUMNS).encode(pa.table({"amount": [1.0]}))

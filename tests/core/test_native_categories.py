@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -93,6 +95,18 @@ def test_a_new_level_null_and_a_rare_one_get_the_same_answer_near_the_prior(
     assert np.array_equal(p[0], p[1]) and np.array_equal(p[0], p[2])
     assert 0.25 < p[0, 1] < 0.75  # the levels themselves are near 0.05 or 0.95
     assert not np.array_equal(p[0], p[3]) and not np.array_equal(p[0], p[4])
+
+
+def test_the_contract_says_how_many_rows_a_level_needs_and_a_frequency_is_a_number() -> None:
+    table = pa.table({"product": [f"p{n:02d}" for n in range(20) for _ in range(n + 1)]})
+
+    def known(**keys: Any) -> list[int] | None:
+        encoder = Encoder.fit((FeatureColumn("product", "categorical", **keys),), table)
+        return known_levels(encoder.columns, encoder.encode(table))[0]
+
+    counts = {rows: len(known(min_rows=rows) or ()) for rows in (None, 1, 3, 8)}
+    assert counts == {None: 20 - MIN_LEVEL_ROWS + 1, 1: 20, 3: 18, 8: 13}
+    assert known(encoding="frequency") is None
 
 
 def test_it_is_stored_without_pickle_explains_itself_and_repeats(

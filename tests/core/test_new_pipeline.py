@@ -14,7 +14,7 @@ from apex_ml.adapters.duckdb.table_profile import profile_table
 from apex_ml.contract.model import Contract
 from apex_ml.contract.pipeline_file import parse_pipeline
 from apex_ml.core.new_pipeline.choices import Choices, propose, refuse_roles, refuse_target
-from apex_ml.core.new_pipeline.columns import rounded_out
+from apex_ml.core.new_pipeline.ranges import rounded_out
 from apex_ml.core.table_profile.values import TableProfile
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.services.new_pipeline import new_pipeline
@@ -54,7 +54,6 @@ TARGETS: dict[str, tuple[list[Any], str]] = {
     "dates": ([date(2024, 1, 1 + n % 5) for n in range(ROWS)], "it holds dates"),
     "lists": ([[n % 2] for n in range(ROWS)], "it holds list<"),
     "blanks": ([("a", " A", "")[n % 3] for n in range(ROWS)], "the only class is A"),
-    "fractions": ([(n % 3) / 7 for n in range(ROWS)], "its numbers have more than 4 decimals"),
 }
 
 
@@ -78,6 +77,7 @@ CLASSES: dict[str, tuple[list[Any], str, tuple[str, ...]]] = {
     "integer": ([n % 3 for n in range(ROWS)], "int64", ("0", "1", "2")),
     "whole double": ([float(n % 2) for n in range(ROWS)], "int64", ("0", "1")),
     "half": ([(n % 3) / 2 for n in range(ROWS)], "decimal", ("0.0", "0.5", "1.0")),
+    "fractions": ([(n % 3) / 7 for n in range(ROWS)], "double", ("0", "0.14285714285714285", "0.2857142857142857")),
     "text": ([("a", " b", "b", "")[n % 4] for n in range(ROWS)], "string", ("A", "B")),
     "words of YAML": ([("no", "yes", "on")[n % 3] for n in range(ROWS)], "string", ("no", "on", "yes")),
 }
@@ -204,7 +204,8 @@ def test_neither_entity_nor_timestamp_nor_key(profile: TableProfile) -> None:
     contract, _ = contract_of(profile, Choices("show", None, None, (), ("minutes",)))
     assert not contract.has_entity and not contract.has_timestamp and contract.named("key") == ()
     assert contract.features.grain == "every_row" and contract.features.history == contract.features.calendar == ()
-    assert "patient" in contract.named("attribute") and "patient" not in contract.features.attributes
+    patient = contract.columns["patient"]
+    assert patient.identifier and patient.encoding == "frequency" and "patient" in contract.features.attributes
 
 
 def test_a_key_names_a_row(profile: TableProfile) -> None:
@@ -215,6 +216,27 @@ def test_a_key_names_a_row(profile: TableProfile) -> None:
     assert "whether keys repeat is not known" in text
     with pytest.raises(DataError, match="distance cannot be the key: it holds double"):
         refuse_roles(profile, Choices("show", "patient", "day", ("distance",), ()))
+
+
+def test_many_values_that_repeat_are_encoded_by_their_frequency(settings: Settings, tmp_path: Path) -> None:
+    columns = {
+        "shop_id": [1000 + n % 150 for n in range(ROWS)],
+        "product": [f"{'abcdefghij'[n % 10]}{'klmnopqrst'[n // 10 % 10]}{'uvw'[n // 100 % 2]}" for n in range(ROWS)],
+        "ticket": [f"T{n % 380:04d}" for n in range(ROWS)],
+    }
+    profile = with_columns(settings, tmp_path, columns)
+    contract, text = contract_of(profile, propose(profile, "show", "patient", "day"))
+    assert {name: contract.columns[name].encoding for name in columns} == {
+        "shop_id": "frequency",
+        "product": "frequency",
+        "ticket": "levels",
+    }
+    assert set(contract.features.attributes) & set(columns) == {"shop_id", "product"}
+    assert contract.columns["shop_id"].type == "string" and contract.columns["shop_id"].identifier
+    flat = " ".join(text.replace("#", " ").split())
+    assert "it looks like an identifier, of 2.7 rows each: the model sees how frequent a value is in training" in flat
+    assert "it has 200 different texts, of 2.0 rows each" in flat
+    assert "no feature: it looks like an identifier; list it under features.attributes if it is none" in flat
 
 
 def test_nulls_of_the_target_raise_the_limit_of_quarantine(settings: Settings, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ from apex_ml.core.leakage import SingleFeature, refuse_leaks
 from apex_ml.core.promotion import Contender, Holdout, PromotionDecision, Serving, decide
 from apex_ml.core.split import temporal
 from apex_ml.core.strategies.legacy import legacy_identifiers
-from apex_ml.errors import DataError
+from apex_ml.errors import ConfigError, DataError
 from apex_ml.services import score_file
 from apex_ml.services.repeated_keys import settle_repeated_keys
 from apex_ml.settings import Settings
@@ -438,6 +438,12 @@ CASES = {
         [Decimal("0.50"), Decimal("1.00"), Warned(Decimal("2.00"), "domain: one of 0.50, 1.00")],
         request=["0.5", 1, "2"],
     ),
+    "levels of a day that is fine": Case(
+        ("Domain.levels",),
+        column("date", domain="{levels: [2024-03-05], closed: true}", checks="[{rule: range, min: 2024-03-05}]"),
+        pa.array([DAY, DAY]),
+        [DAY, DAY],
+    ),
     "levels of a date": Case(
         ("Domain.levels",),
         column("date", domain="{levels: [2024-03-05], closed: true}"),
@@ -573,7 +579,7 @@ def test_every_key_in_the_suite_finds_what_the_row_checks_find(
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
     batch = context.data_sources.add_pandas("frames").add_dataframe_asset("rows")
     definition = batch.add_batch_definition_whole_dataframe("batch")
-    result = definition.get_batch(batch_parameters={"dataframe": frame_of(staged)}).validate(
+    result = definition.get_batch(batch_parameters={"dataframe": frame_of(contract, staged)}).validate(
         context.suites.add(make_suite(contract, use)),
         result_format="BOOLEAN_ONLY",
         expectation_parameters={"as_of": f"{AS_OF.isoformat()}T00:00:00"},
@@ -942,6 +948,25 @@ def test_attributes_of_every_type_are_features(tmp_path: Path) -> None:
     assert [c.kind for c in feature_columns(contract)] == ["categorical", "numeric", "numeric", "numeric"]
 
 
+def test_encodings_of_learned_levels(tmp_path: Path) -> None:
+    attributes = {
+        "learned": column("string", encoding="levels", min_level_rows="2"),
+        "frequent": column("string", encoding="frequency"),
+    }
+    contract = contract_of(tmp_path, attributes, features="{grain: every_row, attributes: [learned, frequent]}")
+    table = pa.table({name: ["x", "x", "y", "x"] for name in attributes})
+    encoder = Encoder.fit(feature_columns(contract), table)
+    assert encoder.encode(table).tolist() == [[1, 0.75], [1, 0.75], [0, 0.25], [1, 0.75]]
+
+
+@pytest.mark.parametrize("key", ["encoding: frequency", "min_level_rows: 5"])
+def test_encodings_are_of_learned_levels(tmp_path: Path, key: str) -> None:
+    name, value = key.split(": ")
+    for kind, more in (("double", {}), ("string", {"domain": "{levels: [a], closed: true}"})):
+        with pytest.raises(ConfigError, match=f"{name} is for .*(remove it|remove one of both)"):
+            contract_of(tmp_path, {"x": column(kind, **more, **{name: value})})
+
+
 def test_suspicious_gain(tmp_path: Path) -> None:
     contract = contract_of(tmp_path, features="{grain: every_row, suspicious_gain: 0.3}")
     refuse_leaks([SingleFeature("x", 0.3, 0.29)], contract.features.suspicious_gain)
@@ -1217,6 +1242,9 @@ ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
     test_match: ("Contract.match=exact", "Contract.match=insensitive"),
     test_every_order_is_an_example: ("Features.grain=every_row",),
     test_attributes_of_every_type_are_features: ("Features.attributes",),
+    test_encodings_of_learned_levels: (
+        "Column.encoding=levels", "Column.encoding=frequency", "Column.min_level_rows",
+    ),
     test_suspicious_gain: ("Features.suspicious_gain",),
     test_split: (
         "Contract.split", "Split.fractions", "Split.gap_days", "Fractions.train", "Fractions.validation",

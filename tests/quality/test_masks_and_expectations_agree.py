@@ -74,12 +74,13 @@ CHANGES = st.lists(
 class SuiteRunner:
     """Great Expectations with the suite of a use, in memory."""
 
+    contract: Contract
     batch: Any
     suite: Any
 
     def broken(self, table: pa.Table) -> tuple[Broken, bool]:
         """Rules that some row breaks, and whether the batch passes: no expectation of severity error has failed."""
-        batch = self.batch.get_batch(batch_parameters={"dataframe": frame_of(table)})
+        batch = self.batch.get_batch(batch_parameters={"dataframe": frame_of(self.contract, table)})
         result = batch.validate(
             self.suite, result_format="BOOLEAN_ONLY", expectation_parameters={"as_of": f"{AS_OF.isoformat()}T00:00:00"}
         )
@@ -117,7 +118,7 @@ def suite_runners(contract: Contract) -> dict[Use, SuiteRunner]:
     results: dict[Use, SuiteRunner] = {}
     for use in USES:
         batch = source.add_dataframe_asset(use).add_batch_definition_whole_dataframe("batch")
-        results[use] = SuiteRunner(batch, context.suites.add(make_suite(contract, use)))
+        results[use] = SuiteRunner(contract, batch, context.suites.add(make_suite(contract, use)))
     return results
 
 

@@ -81,7 +81,7 @@ def validate(contract: Contract) -> Any:
     suite = context.suites.add(make_suite(contract, "score"))
 
     def run(table: pa.Table) -> Any:
-        return definition.get_batch(batch_parameters={"dataframe": frame_of(table)}).validate(
+        return definition.get_batch(batch_parameters={"dataframe": frame_of(contract, table)}).validate(
             suite, result_format="BOOLEAN_ONLY", expectation_parameters={"as_of": f"{AS_OF.isoformat()}T00:00:00"}
         )
 

@@ -15,13 +15,23 @@ import pytest
 from apex_ml.steps.outcomes import outcomes
 from apex_ml.steps.score import score
 from apex_ml.steps.validate import validate
-from tests.support.loans import NAME, NEWEST, Trained, loans, train_loans
+from tests.support.loans import NAME, NEWEST, Trained, changed, loans, train_loans
 from tests.support.online_service import served
+
+TARIFF = {
+    "description": "The tariff of the rate, one of many.",
+    "type": "string",
+    "role": "attribute",
+    "derive": "concat('T', floor(rate * 40)::integer)",
+    "encoding": "frequency",
+    "min_level_rows": 2,
+}
+TEXT = changed(columns={"tariff": TARIFF}, features={"attributes": ["member", "rate", "asked_at", "rooms", "tariff"]})
 
 
 @pytest.fixture(scope="module")
 def trained(lasting_databases: Any, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return train_loans(tmp_path_factory.mktemp(NAME), lasting_databases.migrated(), mlflow_server)
+    return train_loans(tmp_path_factory.mktemp(NAME), lasting_databases.migrated(), mlflow_server, TEXT)
 
 
 def test_a_boolean_target_and_features_of_every_type_are_trained_and_promoted(trained: Trained) -> None:
@@ -31,6 +41,17 @@ def test_a_boolean_target_and_features_of_every_type_are_trained_and_promoted(tr
     assert set(examples.column("repaid").to_pylist()) == {"false", "true"}
     assert set(trained.results["split"]["parts"]["train"]["classes"]) == {"false", "true"}
     assert trained.results["promote"]["promoted"], trained.results["promote"]
+
+
+def test_texts_are_encoded_by_their_frequency_in_training(trained: Trained) -> None:
+    folder = trained.apex.processed / "first"
+    model = json.loads(next((folder / "train" / "bundle").rglob("model.json")).read_text())
+    (tariff,) = [feature for feature in model["features"] if feature["name"] == "tariff"]
+    examples = pq.read_table(folder / "split" / "train.parquet")
+    counts = {v["values"]: v["counts"] for v in examples.column("tariff").value_counts().to_pylist()}
+    expected = {level: rows / examples.num_rows for level, rows in counts.items() if rows >= 2}
+    assert len(expected) > 200 and dict(zip(tariff["levels"], tariff["shares"], strict=True)) == expected
+    assert tariff["encoding"] == "frequency" and tariff["min_rows"] == 2
 
 
 def test_the_costs_are_reported(trained: Trained) -> None:

@@ -29,7 +29,8 @@ from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.contract.model import Contract
 from apex_ml.contract.per_use import USES, Use
 from apex_ml.contract.pipeline import Pipeline
-from apex_ml.contract.suites import expectations, suite_name
+from apex_ml.contract.suites import columns_as_text, expectations, suite_name
+from apex_ml.core.features import value_texts
 from apex_ml.json_text import json_text
 from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.sql.accepted_rows import sample_rows
@@ -210,15 +211,19 @@ def _refresh_copy(settings: Settings, pipeline: Pipeline) -> Path:
     return copy
 
 
-def frame_of(table: pa.Table) -> Any:
+def frame_of(contract: Contract, table: pa.Table) -> Any:
     """The pandas frame for the expectations."""
+    as_text = columns_as_text(contract)
     for index, field in enumerate(table.schema):
-        if pa.types.is_date(field.type):  # pandas would hold dates as Python objects
-            table = table.set_column(index, field.name, table.column(index).cast(pa.timestamp("s")))
+        values = table.column(index)
+        if field.name in as_text:
+            table = table.set_column(index, field.name, value_texts(contract.columns[field.name], values))
+        elif pa.types.is_date(field.type):  # pandas would hold dates as Python objects
+            table = table.set_column(index, field.name, values.cast(pa.timestamp("s")))
         elif pa.types.is_decimal(field.type):
-            table = table.set_column(index, field.name, table.column(index).cast(pa.float64()))
+            table = table.set_column(index, field.name, values.cast(pa.float64()))
         elif pa.types.is_timestamp(field.type) and field.type.tz:
-            table = table.set_column(index, field.name, table.column(index).cast(pa.timestamp("us", "UTC")))
+            table = table.set_column(index, field.name, values.cast(pa.timestamp("us", "UTC")))
     return table.to_pandas(split_blocks=True, self_destruct=True)
 
 
@@ -248,7 +253,7 @@ def check_batch(
 
     table, of_rows = rows_to_check(settings, pipeline, accepted)
     rows = table.num_rows
-    frame = frame_of(table)
+    frame = frame_of(pipeline.contract, table)
     del table
     context = gx.get_context(mode="file", context_root_dir=str(_refresh_copy(settings, pipeline)))
     label = suite_name(pipeline.contract, use)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from apex_ml.contract.column_types import exact_decimal
+from apex_ml.contract.column_types import exact_decimal, number_text
 from apex_ml.contract.columns import Column
 from apex_ml.contract.conditions import NOT_NULL, IsNull, column_rules
 from apex_ml.contract.normalisation import DateFormats, readable_format, text_steps
@@ -20,8 +20,6 @@ from apex_ml.wording import counted, did_you_mean
 
 ISO_DATE = "%Y-%m-%d"
 MAX_CELLS = 20_000
-MAX_WHOLE_NUMBER = 2**127
-"""From here on the text of a whole float is its shortest digits and zeros, as the files' engine has no such integer."""
 
 
 class Cell(NamedTuple):
@@ -30,24 +28,6 @@ class Cell(NamedTuple):
     value: Any
     error: str | None = None
     warning: str | None = None
-
-
-def number_text(value: float | Decimal) -> str:
-    """A number, or a truth value, as the text that :func:`apex_ml.sql.file_types.number_text` gives it in a file.
-
-    >>> [number_text(v) for v in (240, 240.0, -0.0, 0.5, 1e-07, 1e20, True, Decimal("240.00"))]
-    ['240', '240', '0', '0.5', '0.0000001', '100000000000000000000', 'true', '240']
-    """
-    if isinstance(value, Decimal):
-        text = format(value, "f")
-        return text.rstrip("0").rstrip(".") if "." in text else text
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if value.is_integer() and abs(value) < MAX_WHOLE_NUMBER:
-        return str(int(value))
-    return format(Decimal(repr(value)), "f").removesuffix(".0")
 
 
 _PLAIN = frozenset((str, type(None)))

@@ -105,7 +105,7 @@ class Logistic(Candidate):
 
 
 def _width(column: FeatureColumn) -> int:
-    return min(len(column.levels or ()) + 1, ONE_HOT_LIMIT) if column.kind == "categorical" else 0
+    return min(len(column.levels or ()) + 1, ONE_HOT_LIMIT) if column.has_codes else 0
 
 
 def _full(model: LogisticRegression, classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ from apex_ml.json_text import json_text
 MAX_ORDERED_LEVELS = 10
 """Levels up to which codes are split in their order, which scores faster and finds as much."""
 MIN_LEVEL_ROWS = 5
-"""Training rows of a level below which it counts as unknown."""
+"""Training rows of a level below which it counts as unknown, unless the contract says how many it needs."""
 MIN_UNKNOWN = 0.005
 """Share of training rows without a known level that every column of native levels has at least."""
 MAX_ROUNDS, MAX_TREES = 1000, 12_000
@@ -130,15 +130,18 @@ class XGBoostNative(XGBoostTrees):
 
 
 def known_levels(columns: tuple[FeatureColumn, ...], x: np.ndarray) -> Known:
-    """The codes with at least MIN_LEVEL_ROWS training rows of every column of more than MAX_ORDERED_LEVELS levels."""
+    """The codes with enough training rows of every column of more than MAX_ORDERED_LEVELS levels.
+
+    Enough are those that the contract asks for, else MIN_LEVEL_ROWS.
+    """
     known: Known = []
     for index, column in enumerate(columns):
-        if column.kind != "categorical" or len(column.levels or ()) <= MAX_ORDERED_LEVELS:
+        if not column.has_codes or len(column.levels or ()) <= MAX_ORDERED_LEVELS:
             known.append(None)
             continue
         rows = np.bincount(x[:, index].astype(np.int64))
         rows[0] = 0
-        known.append(np.flatnonzero(rows >= MIN_LEVEL_ROWS).tolist())
+        known.append(np.flatnonzero(rows >= (column.min_rows or MIN_LEVEL_ROWS)).tolist())
     return known
 
 

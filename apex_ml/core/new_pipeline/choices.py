@@ -59,8 +59,6 @@ def _target_fault(profile: TableProfile, column: ColumnProfile) -> str:
         return _too_many(column)
     if (n := column.numbers) is not None and column.kind == "number" and max(-n.low, n.high) > EXACT_INTEGERS:
         return f"it has numbers beyond {EXACT_INTEGERS:,}, which are not exact; make a column with a class"
-    if column.numbers is not None and column.numbers.decimals is None:
-        return "its numbers have more than 4 decimals; make a column with a class, such as low, middle and high"
     if len(classes := target_classes(column)) < 2:
         listed = visible(str(classes[0])) if classes else "none"
         return f"its values differ by case or blanks alone, which do not count; the only class is {listed}"

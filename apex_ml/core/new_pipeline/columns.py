@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import date
-from math import ceil, floor, isfinite, log10
+from math import isfinite
 from typing import Any
 
-from apex_ml.contract.checks import EXACT_INTEGERS
 from apex_ml.contract.normalisation import upper
 from apex_ml.contract.roles import Role
+from apex_ml.core.new_pipeline.ranges import date_checks, number_checks
 from apex_ml.core.table_profile.values import ColumnProfile
 from apex_ml.text import trimmed
 
@@ -21,6 +20,8 @@ ROWS_A_LEARNED_LEVEL = 10
 """Mean rows of a level from which levels can be learned."""
 MAX_LEARNED = 5000
 """Different values up to which a text without a list is a feature; its levels are learned."""
+ROWS_A_FREQUENCY = 2
+"""Mean rows of a value from which its frequency can be a feature."""
 MAX_TEXT = 100
 """Characters of a text up to which it can be a level."""
 MAX_ODD = 0.005
@@ -101,7 +102,7 @@ def plan_timestamp(column: ColumnProfile) -> ColumnPlan:
     """The day of a row."""
     body: dict[str, Any] = {"type": "date", "role": "timestamp"}
     if column.derive is not None:
-        body |= {"derive": column.derive, "checks": _date_checks(column)}
+        body |= {"derive": column.derive, "checks": date_checks(column)}
         return ColumnPlan(column.name, "timestamp", body, notes=("no column of the data: it is computed in each row",))
     body["normalise"] = [*_date_formats(column)]
     notes: tuple[str, ...] = ()
@@ -111,7 +112,7 @@ def plan_timestamp(column: ColumnProfile) -> ColumnPlan:
             notes = ("it has times of day, of which the day counts",)
     if not body["normalise"]:
         del body["normalise"]
-    body["checks"] = _date_checks(column)
+    body["checks"] = date_checks(column)
     return ColumnPlan(column.name, "timestamp", body, notes=notes)
 
 
@@ -124,8 +125,6 @@ def plan_column(column: ColumnProfile, role: Role, *, is_identifier: bool) -> Co
     draft = _Draft({"type": kind, "role": role})
     if role == "measure" and kind not in ("int64", "double", "decimal"):
         return LeftOut(column.name, "taken as known only after the target, and no number of which a history has a mean")
-    if is_identifier and role == "attribute":
-        draft.body |= {"identifier": True}
     if kind == "decimal" or (role == "measure" and kind == "double"):
         draft.body["decimals"] = _decimals(column)
     if role == "measure":
@@ -134,12 +133,11 @@ def plan_column(column: ColumnProfile, role: Role, *, is_identifier: bool) -> Co
         draft.body["nullable"] = True
     is_feature = role == "attribute" and not is_identifier
     if is_identifier and role == "attribute":
-        draft.body["normalise"] = _normal_form(column) if kind == "string" else []
-        draft.notes.append("no feature: it looks like an identifier; list it under features.attributes if it is none")
+        is_feature = _plan_identifier(column, draft)
     elif kind == "string":
         is_feature = _plan_text(column, draft) and is_feature
     elif column.numbers is not None and kind != "boolean":
-        draft.body["checks"] = _number_checks(column)
+        draft.body["checks"] = number_checks(column)
     for key in ("normalise", "checks"):
         if not draft.body.get(key, True):
             del draft.body[key]
@@ -191,7 +189,9 @@ def _decimals(column: ColumnProfile) -> int:
 
 
 def _as_exact(column: ColumnProfile) -> dict[str, Any]:
-    """Classes are exact: a double with whole numbers is int64, another one a decimal."""
+    """A double with whole numbers is int64, one with a few decimals a decimal."""
+    if column.numbers is not None and column.numbers.decimals is None:
+        return {"type": "double"}
     decimals = _decimals(column)
     return {"type": "decimal", "decimals": decimals} if decimals else {"type": "int64"}
 
@@ -218,7 +218,7 @@ def _levels(column: ColumnProfile, body: dict[str, Any]) -> list[Any]:
     if body["type"] == "boolean":
         return [value == "true" for value in sorted(values)]
     numbers = sorted({float(value) for value in values if isfinite(float(value))})
-    return numbers if body["type"] == "decimal" else [int(value) for value in numbers]
+    return [int(value) for value in numbers] if body["type"] == "int64" else numbers
 
 
 def _plan_text(column: ColumnProfile, draft: _Draft) -> bool:
@@ -235,52 +235,38 @@ def _plan_text(column: ColumnProfile, draft: _Draft) -> bool:
     if column.distinct <= min(MAX_LEARNED, column.known // ROWS_A_LEARNED_LEVEL):
         draft.notes.append("its levels are learned in training; rare ones count as unknown")
         return True
+    if _repeats(column):
+        _encode_by_frequency(column, draft, f"it has {column.distinct:,} different texts")
+        return True
     draft.notes.append("no feature: too many different values")
     return False
 
 
+def _plan_identifier(column: ColumnProfile, draft: _Draft) -> bool:
+    """An identifier whose values repeat is a feature by their frequency; whether it is."""
+    draft.body["identifier"] = True
+    if _repeats(column):
+        draft.body |= {"type": "string", "normalise": _normal_form(column)}
+        _encode_by_frequency(column, draft, "it looks like an identifier")
+        return True
+    draft.body["normalise"] = _normal_form(column) if draft.body["type"] == "string" else []
+    draft.notes.append("no feature: it looks like an identifier; list it under features.attributes if it is none")
+    return False
+
+
+def _repeats(column: ColumnProfile) -> bool:
+    """Whether values occur often enough for their frequency to say something."""
+    return 0 < column.distinct * ROWS_A_FREQUENCY <= column.known
+
+
+def _encode_by_frequency(column: ColumnProfile, draft: _Draft, why: str) -> None:
+    draft.body["encoding"] = "frequency"
+    rows = column.known / column.distinct
+    draft.notes.append(
+        f"{why}, of {rows:.1f} rows each: the model sees how frequent a value is in training, not the value itself."
+        " Remove encoding to learn the values, or take it out of features.attributes"
+    )
+
+
 def _date_formats(column: ColumnProfile) -> list[Any]:
     return [{"date_formats": list(column.formats)}] if column.formats else []
-
-
-def _date_checks(column: ColumnProfile) -> list[dict[str, Any]]:
-    """From the first of January of the year before the earliest day, up to the end of the century at least."""
-    if column.times is None:
-        return []
-    first, last = max(column.times.first.year - 1, 1), max(2100, min(column.times.last.year + 50, 9999))
-    return [{"rule": "range", "min": date(first, 1, 1), "max": date(last, 1, 1)}]
-
-
-def _number_checks(column: ColumnProfile) -> list[dict[str, Any]]:
-    """No negative value where there was none; a warning beyond the observed range and as much again on either side."""
-    numbers = column.numbers
-    if numbers is None:
-        return []
-    span = max(numbers.high - numbers.low, abs(numbers.high), 1.0)
-    checks: list[dict[str, Any]] = []
-    if numbers.low >= 0:
-        checks.append({"rule": "range", "min": 0})
-        warned = {"max": rounded_out(numbers.high + span, up=True)}
-    else:
-        warned = {
-            "min": rounded_out(numbers.low - span, up=False),
-            "max": rounded_out(numbers.high + span, up=True),
-        }
-    if all(isfinite(bound) and abs(bound) <= EXACT_INTEGERS for bound in warned.values()):
-        checks.append({"rule": "range", **warned, "severity": "warning"})
-    return checks
-
-
-def rounded_out(value: float, *, up: bool) -> float | int:
-    """A bound with two digits that is not inside of the value.
-
-    >>> rounded_out(732.76, up=True), rounded_out(-15.2, up=False), rounded_out(0.0123, up=True)
-    (740, -16, 0.013)
-    """
-    if not value or not isfinite(value):
-        return value if value else 0
-    power = 10.0 ** (floor(log10(abs(value))) - 1)
-    bound = round((ceil if up else floor)(value / power) * power, 12)
-    if not isfinite(bound):
-        return bound
-    return int(bound) if bound == int(bound) else bound

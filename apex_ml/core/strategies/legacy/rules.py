@@ -37,12 +37,13 @@ class LegacyRules:
             share = counts.max(initial=0) / max(len(x), 1)
             if column.name not in dropped and share >= self.constant:
                 dropped[column.name] = f"near-constant: one value has a share of {share:.3f}"
-        for kind in ("categorical", "numeric"):
-            remaining = sorted((c.name, i) for i, c in enumerate(columns) if c.kind == kind and c.name not in dropped)
+        for has_codes in (True, False):
+            of_kind = [(c.name, i) for i, c in enumerate(columns) if c.has_codes == has_codes]
+            remaining = sorted(pair for pair in of_kind if pair[0] not in dropped)
             for (first, i), (second, j) in combinations(remaining, 2):
                 if first in dropped or second in dropped:
                     continue
-                if kind == "categorical":
+                if has_codes:
                     strength = cramers_v(x[:, i], x[:, j])
                     if strength >= self.cramers_v:
                         dropped[second] = f"Cramér's V with {first} is {strength:.3f}"
