@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import xgboost as xgb
 
 from apex_ml.adapters.mlflow.registry import CHAMPION, Registry
+from apex_ml.contract.encoded_names import probability_columns
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import probability_column
 from apex_ml.core.estimator import Model
 from apex_ml.pipelines import load_pipeline
 from apex_ml.platform.embedded.postgres.server import locate_server
@@ -95,7 +95,7 @@ def pandas_to_sql(home: str, path: str) -> None:
             good &= frame[name].isna() | frame[name].isin(domain.levels)
     frame = frame[good].reset_index(names="row_nr")
     scored = scorer.predict(frame[names])
-    p = [probability_column(level) for level in contract.classes]
+    p = [*probability_columns(contract.classes).values()]
     out = frame[["row_nr", contract.entity, contract.timestamp]].assign(run_id=1, predicted=scored["predicted"])
     out[p] = scored[p].astype("float32")
     out["confidence"] = out[p].max(axis=1)
@@ -146,7 +146,8 @@ def native_with_adbc(home: str, path: str) -> None:
         columns[contract.timestamp] = table.column(contract.timestamp).cast(pa.date32())
         columns["predicted"] = classes.take(pa.array(best))
         columns |= {
-            probability_column(c): pa.array(np.ascontiguousarray(p[:, k])) for k, c in enumerate(contract.classes)
+            name: pa.array(np.ascontiguousarray(p[:, k]))
+            for k, name in enumerate(probability_columns(contract.classes).values())
         }
         columns["confidence"] = pa.array(p[np.arange(n), best])
         columns["model_version"] = pa.array(np.full(n, 1, np.int32))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from apex_ml.contract.columns import Column
+from apex_ml.contract.encoded_names import probability_columns
 from apex_ml.contract.expressions import shown_expression
 from apex_ml.contract.history_state import LastTarget, column_of
 from apex_ml.contract.identity import ColumnIdentity, ContractIdentity
@@ -84,12 +85,24 @@ def _refusals(before: ContractIdentity, now: ContractIdentity) -> Iterator[str]:
         new_levels = [level for level in now.classes if level not in before.classes]
         instead = f"; instead there is {', '.join(new_levels)}" if new_levels else ""
         yield f"classes that no longer exist: {', '.join(gone)}{instead}"
+    yield from _other_columns_of_classes(before, now)
     yield from _other_values_of_classes(before, now)
     for name, column in before.columns.items():
         other = now.columns.get(name)
         is_stored = column.role in ("attribute", "key", "passthrough")
         if is_stored and other is not None and other.role == column.role and column.type != other.type:
             yield f"the {column.role} {name} is of type {other.type} and was {column.type}"
+
+
+def _other_columns_of_classes(before: ContractIdentity, now: ContractIdentity) -> Iterator[str]:
+    """Classes that differ by case alone have their columns by their order."""
+    new = probability_columns(now.classes)
+    for level, column in probability_columns(before.classes).items():
+        if new.get(level, column) != column:
+            yield (
+                f"the class {level} has the column {column}, and the order of the levels makes it {new[level]}: keep"
+                " the levels in their order, and write new ones at the end"
+            )
 
 
 def _other_values_of_classes(before: ContractIdentity, now: ContractIdentity) -> Iterator[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from apex_ml.contract.encoded_names import class_labels
 from apex_ml.contract.names import EARLIER_ROWS, LAST_DATE, LAST_TARGET, count_name, state_name
 
 if TYPE_CHECKING:
@@ -128,9 +129,9 @@ LATEST_DATE = StateColumn(LAST_DATE, "DATE", LastDate())
 LATEST_TARGET = StateColumn(LAST_TARGET, "BIGINT", LastTarget())
 
 
-def level_count(level: str) -> StateColumn:
+def level_count(contract: Contract, level: str) -> StateColumn:
     """Earlier rows with a target level."""
-    return StateColumn(count_name(level), "BIGINT", Rows(level))
+    return StateColumn(count_name(class_labels(contract.classes)[level]), "BIGINT", Rows(level))
 
 
 def distinct_attributes(contract: Contract, by: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -149,7 +150,8 @@ def state_columns(contract: Contract, by: tuple[str, ...] = ()) -> tuple[StateCo
 
     It is what the recipes read, and for the entity what every snapshot holds.
     """
-    columns = [] if by else [ROW_COUNT, LATEST_DATE, LATEST_TARGET, *map(level_count, contract.classes)]
+    columns = [] if by else [ROW_COUNT, LATEST_DATE, LATEST_TARGET]
+    columns += [] if by else [level_count(contract, level) for level in contract.classes]
     for recipe in contract.features.history:
         for feature in recipe.scoped(contract):
             columns += [column for column in feature.reads if column.scope.by == by]

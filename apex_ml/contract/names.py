@@ -1,27 +1,23 @@
-"""Names that the product makes of a contract's own, and how a name is written where its characters are not allowed.
+"""Names that the product makes of a contract's own.
 
 Imports nothing of the contract's model, which asks here whether its names meet.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apex_ml.contract.encoded_names import class_labels, encoded, probability_columns
 from apex_ml.contract.roles import STORED_ROLES
 
 if TYPE_CHECKING:
     from apex_ml.contract.model import Contract
 
-MAX_ENCODED = 59
-"""Characters of an encoded name: with a prefix such as ``s_p_`` it still is an identifier of Postgres."""
 MAX_IDENTIFIER = 63
 """Bytes of an identifier in Postgres, which cuts a longer one without a word."""
-_PLAIN = re.compile(r"[A-Za-z0-9_.-]")
-_LIKE_ENCODED = re.compile(r"x[0-9a-f]+_", re.IGNORECASE)
 
 ROW_NR = "row_nr"
 """Position of a row in its file, from 0."""
@@ -54,33 +50,9 @@ _OF_STATE = (EARLIER_ROWS, LAST_DATE, LAST_TARGET, DAYS, DAYS_SQUARED, SINCE_LAS
 _OF_HISTORY = (*_OF_STATE, WINDOW_DAYS, SINCE, POSITION, KEY, DAY, PLACE)
 
 
-def encoded(name: str, limit: int = MAX_ENCODED) -> str:
-    """Write a name with letters, digits, ``_``, ``-`` and ``.`` of ASCII alone; two names never become one.
-
-    A plain name stays as it is. Another character becomes ``_x<code point>_`` in hexadecimal, and so does a ``_`` that
-    would be read as the start of one. A result of more than `limit` characters is cut and ends in a hash of the name.
-
-    >>> encoded("DIGITAL"), encoded("B & C"), encoded("é"), encoded("a_x26_b")
-    ('DIGITAL', 'B_x20__x26__x20_C', '_xe9_', 'a_x5f_x26_b')
-    """
-    written = ""
-    for character in reversed(name):  # from the end: whether a `_` starts an escape depends on what follows it
-        if not _PLAIN.match(character) or (character == "_" and _LIKE_ENCODED.match(written)):
-            character = f"_x{ord(character):x}_"
-        written = character + written
-    if len(written) <= limit:
-        return written
-    return f"{written[: limit - 19]}_h{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}_"
-
-
-def probability_column(level: str) -> str:
-    """Name of the column that holds the probability of a class."""
-    return f"p_{encoded(level.lower())}"
-
-
-def count_name(level: str) -> str:
-    """State column: earlier rows with this target level."""
-    return f"history_count_{level}"
+def count_name(label: str) -> str:
+    """State column: earlier rows of the class with this label."""
+    return f"history_count_{label}"
 
 
 def sum_name(measure: str) -> str:
@@ -98,9 +70,9 @@ def exact_name(measure: str) -> str:
     return f"history_exact_{measure}"
 
 
-def days_name(level: str) -> str:
-    """State column: sum of the days of earlier rows with this target level."""
-    return f"history_days_of_{level}"
+def days_name(label: str) -> str:
+    """State column: sum of the days of earlier rows of the class with this label."""
+    return f"history_days_of_{label}"
 
 
 def distinct_name(attribute: str) -> str:
@@ -140,14 +112,14 @@ def last_name(target: str) -> str:
     return f"history_last_{target}"
 
 
-def share_name(level: str) -> str:
-    """Feature: share of a target level among earlier rows."""
-    return f"history_share_{level}"
+def share_name(label: str) -> str:
+    """Feature: share of the class with this label among earlier rows."""
+    return f"history_share_{label}"
 
 
-def trend_name(level: str) -> str:
-    """Feature: change of a target level's share a year."""
-    return f"history_trend_{level}"
+def trend_name(label: str) -> str:
+    """Feature: change of the share of the class with this label a year."""
+    return f"history_trend_{label}"
 
 
 def mean_name(measure: str) -> str:
@@ -185,9 +157,9 @@ def _reserved_everywhere(contract: Contract, recipes: bool) -> Iterator[tuple[st
         yield name, "a column that DuckDB adds to a file"
     for name in _OF_HISTORY:
         yield name, "a column of the history"
-    for level in contract.classes:
+    for level, label in class_labels(contract.classes).items():
         for of_level in (count_name, days_name, share_name, trend_name):
-            yield of_level(level), f"a column of the history, made from the class {level!r}"
+            yield of_level(label), f"a column of the history, made from the class {level!r}"
     for measure in contract.named("measure"):
         for of_measure in (sum_name, known_name, exact_name, mean_name):
             yield of_measure(measure), f"a column of the history, made from the measure {measure!r}"
@@ -231,8 +203,8 @@ def _reserved_by_online(contract: Contract) -> Iterator[tuple[str, str]]:
 
 
 def _probabilities(contract: Contract) -> Iterator[tuple[str, str]]:
-    for level in contract.classes:
-        yield probability_column(level), f"the column of the probability of the class {level!r}"
+    for level, column in probability_columns(contract.classes).items():
+        yield column, f"the column of the probability of the class {level!r}"
 
 
 def online_names(contract: Contract) -> dict[str, str]:
@@ -258,20 +230,9 @@ def name_faults(contract: Contract, recipes: bool = True) -> Iterator[tuple[tupl
     faults, what only they make is left out.
     """
     columns = contract.columns
-    yield from _collisions(
-        {name: ("columns", name) for name in columns},
-        lambda one, other: f"the columns {one!r} and {other!r} differ by case alone: rename one in the data",
-    )
+    yield from _collisions({name: ("columns", name) for name in columns})
     target = ("columns", contract.target, "domain", "levels")
     places = {level: (*target, nr) for nr, level in enumerate(contract.classes)}
-    yield from _collisions(
-        places,
-        lambda one, other: (
-            f"the classes {one!r} and {other!r} both have the column {probability_column(other)}: make them one with"
-            f" `normalise: [{{map: {{...}}}}]` of {contract.target}, or rename one in the data"
-        ),
-        key=probability_column,
-    )
     everything = _by_folded_name(_reserved_everywhere(contract, recipes))
     of_scores, of_online = (_by_folded_name(taken(contract)) for taken in (_reserved_by_scores, _reserved_by_online))
     for name, column in columns.items():
@@ -310,13 +271,9 @@ def _by_folded_name(names: Iterator[tuple[str, str]]) -> dict[str, tuple[str, st
     return by_name
 
 
-def _collisions(
-    places: Mapping[str, tuple[int | str, ...]],
-    message: Callable[[str, str], str],
-    key: Callable[[str], str] = str.lower,
-) -> Iterator[tuple[tuple[int | str, ...], str]]:
+def _collisions(places: Mapping[str, tuple[int | str, ...]]) -> Iterator[tuple[tuple[int | str, ...], str]]:
     first: dict[str, str] = {}
     for name, place in places.items():
-        other = first.setdefault(key(name), name)
+        other = first.setdefault(name.lower(), name)
         if other != name:
-            yield place, message(other, name)
+            yield place, f"the columns {name!r} and {other!r} differ by case alone: rename one in the data"

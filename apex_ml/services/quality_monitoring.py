@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from apex_ml.adapters.postgres.quality import QualityLedger, SustainedVerdict, rows_with_outcome
-from apex_ml.contract.names import probability_column
+from apex_ml.contract.encoded_names import probability_columns
 from apex_ml.core.degradation import Expectation, Rule, degraded, sustained, week_quality
 from apex_ml.core.version_reference import VersionReference
 from apex_ml.services.run_folder import StepContext
@@ -29,7 +29,7 @@ def evaluate_weeks(context: StepContext, ledger: QualityLedger, references: Mapp
         version, week = changed.version, changed.week
         table = rows_with_outcome(settings, context.schema, contract, version, week)
         # a version gives no probability to a class that came into the contract after its training
-        columns = [pc.fill_null(table.column(probability_column(level)), 0) for level in contract.classes]
+        columns = [pc.fill_null(table.column(name), 0) for name in probability_columns(contract.classes).values()]
         p = np.column_stack([column.to_numpy() for column in columns])
         y, predicted = (pc.index_in(table.column(c), value_set=classes) for c in ("observed", "predicted"))
         known = pc.is_valid(y).to_numpy(

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from apex_ml.adapters.duckdb import engine
+from apex_ml.contract.encoded_names import probability_columns
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import ROW_NR, probability_column
+from apex_ml.contract.names import ROW_NR
 from apex_ml.contract.roles import STORED_ROLES
 from apex_ml.core.estimator import Prediction
 from apex_ml.core.features import days_of, finish
@@ -81,7 +82,7 @@ def scored_schema(contract: Contract, classes: Sequence[str]) -> pa.Schema:
     fields = [pa.field("run_id", pa.int64()), pa.field(ROW_NR, pa.int64())]
     fields += [pa.field(n, contract.columns[n].arrow_type) for n in contract.named(*STORED_ROLES)]
     fields.append(pa.field("predicted", pa.string()))
-    fields += [pa.field(probability_column(level), pa.float32()) for level in classes]
+    fields += [pa.field(name, pa.float32()) for name in probability_columns(classes).values()]
     fields += [pa.field("confidence", pa.float32()), pa.field("model_version", pa.int32())]
     return pa.schema([*fields, pa.field("scored_at", pa.timestamp("us", "UTC"))])
 

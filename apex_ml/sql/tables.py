@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from apex_ml.contract.columns import Column
+from apex_ml.contract.encoded_names import probability_columns
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import online_names, probability_column
+from apex_ml.contract.names import online_names
 from apex_ml.contract.roles import ROLES_OF_A_DROP, STORED_ROLES
 from apex_ml.sql.quote import identifier, identifiers, literal
 
@@ -37,7 +38,7 @@ def scored_columns(contract: Contract) -> dict[str, str]:
         # keys and columns that are passed through may come into the contract of a table that has rows
         columns[name] = sql_type(column) + (" NOT NULL" if column.role in ("entity", "timestamp") else "")
     columns |= {"predicted": "text NOT NULL"}
-    columns |= {probability_column(level): "real" for level in contract.classes}
+    columns |= dict.fromkeys(probability_columns(contract.classes).values(), "real")
     return columns | {
         "confidence": "real NOT NULL",
         "model_version": "integer NOT NULL",
@@ -116,7 +117,7 @@ def _scored_ddl(contract: Contract, at: str) -> list[str]:
     """The table of scored rows."""
     columns = scored_columns(contract)
     body = ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items())
-    added = [probability_column(level) for level in contract.classes]
+    added = [*probability_columns(contract.classes).values()]
     added += contract.named("key", "passthrough")
     lookup = [
         f"CREATE INDEX IF NOT EXISTS {name} ON {at}scored ({identifiers(indexed)})"
@@ -208,7 +209,7 @@ def _outcome_views(contract: Contract, at: str) -> list[str]:
 
 def _shadow_ddl(contract: Contract, at: str) -> list[str]:
     """The scores of shadow challengers, and their comparison with the champion's on the same rows."""
-    columns = {probability_column(level): level for level in contract.classes}
+    columns = {name: level for level, name in probability_columns(contract.classes).items()}
     body = ", ".join(f"{identifier(name)} real" for name in columns)
 
     def loss(table: str) -> str:
@@ -257,7 +258,7 @@ def online_columns(contract: Contract) -> dict[str, str]:
         is_required = column.role in ("entity", "timestamp")
         columns[own_names[name]] = sql_type(column) + (" NOT NULL" if is_required else "")
     columns |= {"known_entity": "boolean NOT NULL", "predicted": "text NOT NULL"}
-    columns |= {probability_column(level): "real" for level in contract.classes}
+    columns |= dict.fromkeys(probability_columns(contract.classes).values(), "real")
     return columns | {
         "confidence": "real NOT NULL",
         "model_name": "text NOT NULL",
@@ -272,7 +273,7 @@ def _online_ddl(contract: Contract, at: str) -> list[str]:
     body = ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items())
     own_names = online_names(contract)
     added = [own_names[name] for name in contract.named("attribute", "key", "passthrough")]
-    added += [probability_column(level) for level in contract.classes]
+    added += probability_columns(contract.classes).values()
     return [
         f"CREATE TABLE IF NOT EXISTS {at}online_rows"
         f" (answer_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, {body})",

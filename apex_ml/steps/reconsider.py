@@ -17,7 +17,7 @@ from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.adapters.postgres.champions import champions
 from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.adapters.postgres.shadow import PostgresShadow, shadow_outcomes
-from apex_ml.contract.names import probability_column
+from apex_ml.contract.encoded_names import probability_columns
 from apex_ml.core.estimator import Model
 from apex_ml.core.promotion import Holdout, decide
 from apex_ml.core.training_keys import row_keys
@@ -94,5 +94,5 @@ def _holdout(context: StepContext, ours: Model, rows: pa.Table) -> Holdout:
 
 def _probabilities(rows: pa.Table, prefix: str, model: Model) -> np.ndarray:
     """The recorded probabilities of the model's own classes."""
-    names = [f"{prefix}{probability_column(level)}" for level in model.classes]
+    names = [f"{prefix}{name}" for name in probability_columns(model.classes).values()]
     return np.column_stack([rows.column(name).to_numpy() for name in names]).astype(np.float32)

@@ -26,7 +26,8 @@ from apex_ml.adapters.postgres.shadow import PostgresShadow
 from apex_ml.adapters.storage.atomic_writes import scratch_folder
 from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.adapters.storage.files import UnreadableError
-from apex_ml.contract.names import ROW_NR, probability_column
+from apex_ml.contract.encoded_names import probability_columns
+from apex_ml.contract.names import ROW_NR
 from apex_ml.core.features import finish
 from apex_ml.errors import DataError, TransientError
 from apex_ml.faults import reach
@@ -136,7 +137,7 @@ def _one_drop(scorer: Scorer, path: Path, name: str, run_id: int) -> int | None:
 def _schema(classes: Sequence[str]) -> pa.Schema:
     fields = [pa.field("run_id", pa.int64()), pa.field("model_version", pa.int32()), pa.field(ROW_NR, pa.int64())]
     fields.append(pa.field("predicted", pa.string()))
-    return pa.schema([*fields, *(pa.field(probability_column(level), pa.float32()) for level in classes)])
+    return pa.schema([*fields, *(pa.field(name, pa.float32()) for name in probability_columns(classes).values())])
 
 
 def _batches(

@@ -12,11 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apex_ml.adapters.mlflow.registry import metric_key
-from apex_ml.contract.names import MAX_ENCODED, encoded, online_names, probability_column
+from apex_ml.contract.changes import compare_contracts
+from apex_ml.contract.encoded_names import MAX_ENCODED, class_labels, encoded, probability_columns
+from apex_ml.contract.history_state import state_columns
+from apex_ml.contract.model import Contract
+from apex_ml.contract.names import online_names
 from apex_ml.contract.pipeline_file import load_contract
+from apex_ml.core.features import feature_columns
 from apex_ml.errors import ConfigError
 from apex_ml.settings import CODE_ROOT
-from apex_ml.sql.tables import online_columns
+from apex_ml.sql.tables import online_columns, scored_columns
 
 ORDERS_FILE = CODE_ROOT / "pipelines" / "orders" / "pipeline.yaml"
 ORDERS = ORDERS_FILE.read_text(encoding="utf-8")
@@ -41,7 +46,7 @@ def test_a_plain_name_stays(name: str) -> None:
 def test_shortened_names_stay_distinct() -> None:
     one, other = encoded("V" * 300), encoded("V" * 301)
     assert one != other and {len(one), len(other)} == {MAX_ENCODED}
-    assert len(f"s_{probability_column('V' * 300)}") <= 63
+    assert all(len(f"s_{name}") <= 63 for name in probability_columns(["V" * 300, "v" * 300]).values())
     assert len(metric_key("test_recall_" + "V" * 300)) == 250
 
 
@@ -134,13 +139,44 @@ def test_a_measure_can_have_a_name_reserved_for_keys_and_attributes(tmp_path: Pa
     assert name in load_contract(changed(tmp_path, lambda content: rename(content, "cajas_fisicas", name))).columns
 
 
-@pytest.mark.parametrize(("one", "other"), [("a", "A"), ("Ñ", "ñ"), ("K", "\u212a")])
-def test_classes_that_share_a_column_are_refused(tmp_path: Path, one: str, other: str) -> None:
+def with_classes(folder: Path, *classes: str) -> Contract:
     def change(content: dict[str, Any]) -> None:
         content["columns"]["canal_pedido_cd"]["normalise"] = []
-        content["columns"]["canal_pedido_cd"]["domain"]["levels"] = [one, "DIGITAL", other]
+        content["columns"]["canal_pedido_cd"]["domain"]["levels"] = list(classes)
 
-    with pytest.raises(ConfigError) as raised:
-        load_contract(changed(tmp_path, change))
-    for text in (repr(one), repr(other), probability_column(one), "normalise"):
-        assert text in str(raised.value)
+    return load_contract(changed(folder, change))
+
+
+@pytest.mark.parametrize(("one", "other"), [("a", "A"), ("Ñ", "ñ"), ("K", "\u212a")])
+def test_classes_that_differ_by_case_alone_have_columns_of_their_own(tmp_path: Path, one: str, other: str) -> None:
+    contract = with_classes(tmp_path, one, "DIGITAL", other)
+    first = f"p_{encoded(one.lower())}"
+    assert probability_columns(contract.classes) == {
+        one: first,
+        "DIGITAL": "p_digital",
+        other: f"p_{encoded(f'{other}_2'.lower())}",
+    }
+    for columns in (scored_columns(contract), online_columns(contract), [c.name for c in feature_columns(contract)]):
+        assert len({name.lower() for name in columns}) == len(list(columns))
+    state = [column.name.lower() for column in state_columns(contract)]
+    assert len(set(state)) == len(state) and contract.classes == (one, "DIGITAL", other)
+
+
+@given(st.lists(st.text(alphabet="aA_2ñÑ", min_size=1, max_size=4), unique=True, min_size=2, max_size=12))
+def test_columns_of_classes_are_unique_and_do_not_depend_on_later_classes(classes: list[str]) -> None:
+    columns = probability_columns(classes)
+    assert len({name.lower() for name in columns.values()}) == len(classes)
+    assert probability_columns(classes[:-1]).items() <= columns.items()
+    for nr, level in enumerate(classes):  # as ever, where no other class is in the way
+        if level.lower() not in {other.lower() for other in class_labels(classes[:nr]).values()}:
+            assert columns[level] == f"p_{encoded(level.lower())}"
+
+
+def test_an_order_of_classes_that_would_move_a_column_is_refused(tmp_path: Path) -> None:
+    before = with_classes(tmp_path, "Yes", "DIGITAL", "yes").identity()
+    assert compare_contracts(before, with_classes(tmp_path, "DIGITAL", "Yes", "yes", "YES")).kind == "additive"
+    refused = compare_contracts(before, with_classes(tmp_path, "yes", "DIGITAL", "Yes")).refused
+    assert refused[0] == (
+        "the class Yes has the column p_yes, and the order of the levels makes it p_yes_2: keep the levels in their"
+        " order, and write new ones at the end"
+    )

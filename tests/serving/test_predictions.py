@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from apex_ml.contract.model import Contract
 from apex_ml.pipelines import load_pipeline
-from apex_ml.sql.tables import probability_column
+from apex_ml.sql.tables import probability_columns
 from tests.support.apex_home import Apex
 from tests.support.ledger import ROWS, run
 
@@ -31,7 +31,7 @@ def as_scored(contract: Contract, answers: list[dict[str, Any]]) -> list[tuple[A
 
 
 def scored(apex: Apex, contract: Contract) -> list[tuple[Any, ...]]:
-    p = ", ".join(probability_column(level) for level in contract.classes)
+    p = ", ".join(probability_columns(contract.classes).values())
     rows = apex.sql(f"SELECT predicted, {p}, confidence FROM orders.scored ORDER BY run_id, row_nr")
     return [(row[0], *map(np.float32, row[1:])) for row in rows]
 

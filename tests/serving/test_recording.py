@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from apex_ml.contract.model import Contract
 from apex_ml.services.drift_monitoring import CONFIDENCE, PREDICTION
-from apex_ml.sql.tables import probability_column
+from apex_ml.sql.tables import probability_columns
 from apex_ml.steps.monitor import monitor
 from apex_ml.steps.prune import find_prunable, prune
 from apex_ml.steps.score import score
@@ -70,7 +70,7 @@ def test_answers_are_recorded_unchanged_and_the_reader_sees_them(
         second = ask(client, sent[15:], **{"X-Request-ID": "two"})
         wait_recorded(client, 20)
         assert figure(client, "record_queue") == 0
-    p = ", ".join(probability_column(level) for level in contract.classes)
+    p = ", ".join(probability_columns(contract.classes).values())
     columns = f"request_id, place, {contract.entity}, {name}, known_entity, predicted, confidence, model_version, {p}"
     with closing(psycopg2.connect(scoring.settings.reader_url)) as connection, connection.cursor() as cursor:
         cursor.execute(f"SELECT source, {columns} FROM orders.online_answers ORDER BY answer_id")

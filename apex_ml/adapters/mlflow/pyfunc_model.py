@@ -13,7 +13,7 @@ import mlflow
 import pandas as pd
 import pyarrow as pa
 
-from apex_ml.contract.names import probability_column
+from apex_ml.contract.encoded_names import probability_columns
 from apex_ml.core.estimator import Model
 
 
@@ -28,7 +28,7 @@ class RowsModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Predict each row of the input: one column `p_<class>` per class, and the class by the decision weights."""
         prediction = self._model.predict(pa.Table.from_pandas(model_input, preserve_index=False))
-        names = [probability_column(c) for c in self._model.classes]
+        names = list(probability_columns(self._model.classes).values())
         out = pd.DataFrame(prediction.probabilities.astype("float64"), columns=names)
         out["predicted"] = pd.Series([self._model.classes[i] for i in prediction.predicted], dtype=str)
         return out

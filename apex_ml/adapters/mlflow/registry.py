@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from apex_ml.adapters.mlflow.client import MlflowClient
 from apex_ml.adapters.storage.atomic_writes import new_folder
-from apex_ml.contract.names import encoded
+from apex_ml.contract.encoded_names import encoded
 from apex_ml.errors import DataError
 from apex_ml.settings import Settings
 

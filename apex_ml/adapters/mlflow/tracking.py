@@ -29,7 +29,7 @@ from apex_ml.adapters.postgres.champions import champions
 from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.adapters.postgres.foreign_model import refuse_foreign_model
 from apex_ml.adapters.postgres.versions import PostgresVersions
-from apex_ml.contract.names import probability_column
+from apex_ml.contract.encoded_names import probability_columns
 from apex_ml.core.candidates import candidate, distribution
 from apex_ml.core.estimator import Model
 from apex_ml.core.model_card import with_links
@@ -215,7 +215,10 @@ def _signature(model: Model) -> Any:
         ]
     )
     outputs = Schema(
-        [ColSpec("double", probability_column(level)) for level in model.classes] + [ColSpec("string", "predicted")]
+        [
+            *(ColSpec("double", name) for name in probability_columns(model.classes).values()),
+            ColSpec("string", "predicted"),
+        ]
     )
     return ModelSignature(inputs=inputs, outputs=outputs)
 

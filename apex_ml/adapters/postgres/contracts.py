@@ -10,9 +10,9 @@ from typing_extensions import override
 
 from apex_ml.adapters.postgres.session import Session
 from apex_ml.contract.changes import compare_contracts
+from apex_ml.contract.encoded_names import probability_columns
 from apex_ml.contract.identity import ContractIdentity
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import probability_column
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
 from apex_ml.sql.tables import ONLINE, SCORED, online_columns, scored_columns
@@ -98,7 +98,7 @@ def _table_faults(session: Session, contract: Contract, *, is_recorded: bool) ->
 
 
 def _lost_classes(session: Session, contract: Contract) -> Iterator[str]:
-    known = {probability_column(level) for level in contract.classes}
+    known = set(probability_columns(contract.classes).values())
     for name, kind, _ in _columns(session, SCORED):
         if name.startswith("p_") and kind == "real" and name not in known:
             yield f"the table {SCORED} has the column {name} of a class that the contract does not have"

@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.adapters.postgres.connection import transaction
+from apex_ml.contract.encoded_names import probability_columns
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import online_names, probability_column
+from apex_ml.contract.names import online_names
 from apex_ml.core.profile import add_counts
 from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
@@ -108,10 +109,10 @@ def _table(contract: Contract, model: AnsweringModel, answers: Sequence[Answers]
         "model_version": pa.array(np.full(n, model.version, np.int32)),
         "answered_at": pa.array(moments, pa.timestamp("us", "UTC")),
     }
-    for level in contract.classes:
-        values[probability_column(level)] = pa.nulls(n, pa.float32())
-    for index, level in enumerate(model.classes):
-        values[probability_column(level)] = pa.array(np.ascontiguousarray(p[:, index]))
+    for name in probability_columns(contract.classes).values():
+        values[name] = pa.nulls(n, pa.float32())
+    for index, name in enumerate(probability_columns(model.classes).values()):
+        values[name] = pa.array(np.ascontiguousarray(p[:, index]))
     for name, own in online_names(contract).items():
         cells = [a.columns[name][place] for a in answers for place in a.places.tolist()]
         if contract.columns[name].type == "string":  # Postgres holds no NUL

@@ -12,8 +12,8 @@ from typing_extensions import override
 
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.adapters.postgres.connection import PsycopgSession
+from apex_ml.contract.encoded_names import probability_columns
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import probability_column
 from apex_ml.core.degradation import WeekQuality
 from apex_ml.json_text import json_text
 from apex_ml.settings import Settings
@@ -142,7 +142,7 @@ class PostgresQuality(QualityLedger):
 def rows_with_outcome(settings: Settings, schema: str, contract: Contract, version: int, week: date) -> pa.Table:
     """Entity, predicted class, probabilities and outcome (`observed`) of a version's current scores of one week."""
     when, cluster = scored_day(contract, "s"), scored_cluster(contract, "s")
-    p = ", ".join(f"s.{identifier(probability_column(level))}" for level in contract.classes)
+    p = ", ".join(f"s.{identifier(name)}" for name in probability_columns(contract.classes).values())
     with bulk_transaction(settings, schema) as session:
         return session.stream(
             f"SELECT {cluster} AS {identifier(contract.entity)}, s.predicted, {p}, o.observed FROM scored_current AS s"

@@ -9,8 +9,8 @@ import pyarrow as pa
 from typing_extensions import override
 
 from apex_ml.adapters.postgres.session import BulkSession, Session
+from apex_ml.contract.encoded_names import probability_columns
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import probability_column
 from apex_ml.sql.quote import identifier, literals
 from apex_ml.sql.tables import scored_cluster, scored_day
 
@@ -130,7 +130,7 @@ def shadow_outcomes(session: BulkSession, contract: Contract, challenger: int, c
     Columns: entity, timestamp, `observed`, and the probabilities of the challenger (``s_p_…``) and the champion
     (``c_p_…``). Classes that the contract does not have are left out.
     """
-    names = [probability_column(level) for level in contract.classes]
+    names = list(probability_columns(contract.classes).values())
     p = ", ".join(
         f"{table}.{identifier(name)} AS {identifier(f'{table}_{name}')}" for table in ("s", "c") for name in names
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import pyarrow as pa
 from pydantic import Field
 
+from apex_ml.contract.encoded_names import class_labels
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.history_state import ROW_COUNT, level_count
 from apex_ml.contract.names import share_name
@@ -24,13 +25,13 @@ class TargetShareRecipe(WindowedRecipe):
 
     def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
         """One feature per class; equal shares for an entity without history."""
-        return tuple(self._feature(level, len(contract.classes)) for level in contract.classes)
+        return tuple(self._feature(contract, level, label) for level, label in class_labels(contract.classes).items())
 
-    def _feature(self, level: str, classes: int) -> HistoryFeature:
-        count = level_count(level)
+    def _feature(self, contract: Contract, level: str, label: str) -> HistoryFeature:
+        count, classes = level_count(contract, level), len(contract.classes)
 
         def values(rows: RowStates) -> pa.Array:
             smoothed = rows.integers(count) + self.smoothing / classes
             return numeric(smoothed / (rows.integers(ROW_COUNT) + self.smoothing))
 
-        return HistoryFeature(FeatureColumn(share_name(level), "numeric"), (ROW_COUNT, count), values)
+        return HistoryFeature(FeatureColumn(share_name(label), "numeric"), (ROW_COUNT, count), values)

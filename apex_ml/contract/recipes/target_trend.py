@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from apex_ml.contract.encoded_names import class_labels
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.history_state import LATEST_DATE, ROW_COUNT, DaySum, StateColumn, level_count
 from apex_ml.contract.names import DAYS, DAYS_SQUARED, days_name, trend_name
@@ -38,14 +39,15 @@ class TargetTrendRecipe(Recipe):
 
     def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
         """One feature: the slope, 0 for an entity without history."""
-        level_days = StateColumn(days_name(self.level), "BIGINT", DaySum(level=self.level))
-        reads = (ROW_COUNT, LATEST_DATE, level_count(self.level), DAY_SUM, DAY_SQUARES, level_days)
+        label = class_labels(contract.classes)[self.level]
+        level_days = StateColumn(days_name(label), "BIGINT", DaySum(level=self.level))
+        reads = (ROW_COUNT, LATEST_DATE, level_count(contract, self.level), DAY_SUM, DAY_SQUARES, level_days)
 
         def values(rows: RowStates) -> pa.Array:
             n, last, hits, days, day_squares, hit_days = map(rows.integers, reads)
             return numeric(_slope(n, last, hits, days, day_squares, hit_days, self.shrinkage))
 
-        return (HistoryFeature(FeatureColumn(trend_name(self.level), "numeric"), reads, values),)
+        return (HistoryFeature(FeatureColumn(trend_name(label), "numeric"), reads, values),)
 
     def products(self) -> tuple[str, ...]:
         """One trend per level."""

@@ -186,7 +186,7 @@ def _warnings(profile: TableProfile, columns: list[ColumnPlan]) -> Iterator[str]
         if target.text is not None and target.text.folded < target.distinct:
             yield (
                 f"values of {target.name} that differ by case only are one class: {target.distinct} values,"
-                f" {target.text.folded} classes. Rename them in the data to keep them apart"
+                f" {target.text.folded} classes. To keep them apart take upper out of its normalise, and list them all"
             )
     if not any(column.is_feature for column in columns):
         yield "no attribute is a feature: the model has only the date and the history to learn from"
