@@ -54,9 +54,13 @@ def check_pipeline(name: str, data: Path | None, use: Use) -> None:
 
     from apex_ml.platform.reports.data_check import show_check
     from apex_ml.services.data_check import check_data, refuse_problems
+    from apex_ml.services.pipeline_advice import pipeline_advice
+    from apex_ml.text import visible_lines
 
     settings, pipeline, place = pipeline_and_data(name, data)
     with shown_progress(Console(stderr=True)) as progress:
         checked = check_data(settings, pipeline.contract, place, use, progress)
     show_check(checked, Console())
+    for advice in pipeline_advice(pipeline):
+        click.echo(f"WARNING: {visible_lines(advice)}")
     refuse_problems(pipeline.name, checked)

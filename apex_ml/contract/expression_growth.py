@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from apex_ml.contract.expression_tokens import Token
+from apex_ml.contract.expression_tokens import Token, ends_a_value
 
 MAX_PADDED_LENGTH = 1000
 """Longest text that `lpad` and `rpad` make, in characters."""
@@ -46,15 +46,15 @@ def growth_faults(tokens: Sequence[Token]) -> Iterator[str]:
         name, factor = "", 1.0
         before = tokens[nr - 1] if nr else None
         if token.text == "(" and (before is None or before.kind == "sign" or before.word in _BEFORE_VALUES - {"in"}):
-            if len(_arguments(tokens, nr)) > 1:
+            if len(arguments(tokens, nr)) > 1:
                 name, factor = "a list", _FACTOR_OF_LIST
         elif token.text == "(" and before is not None:
-            name, arguments = before.word, _arguments(tokens, nr)
-            if fault := _argument_fault(name, arguments):
+            name, given = before.word, arguments(tokens, nr)
+            if fault := _argument_fault(name, given):
                 yield fault
                 return
-            factor = _factor(name, arguments)
-        elif token.text == "[" and not _ends_a_value(before):
+            factor = _factor(name, given)
+        elif token.text == "[" and not ends_a_value(before):
             name, factor = "a list", _FACTOR_OF_LIST
         factors.append(factors[-1] * factor)
         names.append(name if factor > 1 else "")
@@ -80,26 +80,19 @@ def _sized_arrays(tokens: Sequence[Token]) -> Iterator[bool]:
             rest = rest[2:]
 
 
-def _ends_a_value(token: Token | None) -> bool:
-    """Whether a bracket behind this token takes an item out of a value, or belongs to a type."""
-    if token is None or token.kind == "sign":
-        return token is not None and token.text in (")", "]")
-    return token.kind != "name" or token.word not in _BEFORE_VALUES
-
-
-def _arguments(tokens: Sequence[Token], opened: int) -> list[Sequence[Token]]:
+def arguments(tokens: Sequence[Token], opened: int) -> list[Sequence[Token]]:
     """The arguments of a function, from its parenthesis on."""
-    arguments: list[Sequence[Token]] = []
+    found: list[Sequence[Token]] = []
     depth, start = 0, opened + 1
     for nr in range(opened, len(tokens)):
         text = tokens[nr].text if tokens[nr].kind == "sign" else ""
         depth += (text in ("(", "[")) - (text in (")", "]"))
         if depth == 0 or (depth == 1 and text == ","):
-            arguments.append(tokens[start:nr])
+            found.append(tokens[start:nr])
             start = nr + 1
         if depth == 0:
             break
-    return arguments
+    return found
 
 
 def _argument_fault(name: str, arguments: Sequence[Sequence[Token]]) -> str | None:

@@ -17,6 +17,14 @@ _TOKEN = re.compile(
     r"|(?P<name>[^\W\d]\w*)"
     r"|(?P<sign>\|\||::|<=|>=|<>|!=|//|[-+*/%=<>(),\[\]])"
 )
+TYPE_NAMES = """
+    bigint boolean date decimal double float hugeint int integer interval numeric real smallint text timestamp tinyint
+    varchar
+"""
+TYPES = frozenset(TYPE_NAMES.split())
+"""Types of casts. An instant is none: its date depends on the time zone of a session."""
+_VALUES = frozenset({"end", "false", "null", "true"})
+"""Words of the language with which a value ends."""
 Kind = Literal["text", "quoted", "number", "name", "sign", "column"]
 
 
@@ -33,6 +41,19 @@ class Token:
     def word(self) -> str:
         """The text as DuckDB compares names and keywords."""
         return self.text.lower()
+
+
+def ends_a_value(token: Token | None) -> bool:
+    """Whether a value or a type ends with this token: then * multiplies, and [ takes an item or belongs to the type.
+
+    >>> [ends_a_value(Token("sign", text, False)) for text in ")],"], ends_a_value(None)
+    ([True, True, False], False)
+    >>> [ends_a_value(Token("name", text, False)) for text in ("END", "then", "integer", "abs")]
+    [True, False, True, False]
+    """
+    if token is None or token.kind == "sign":
+        return token is not None and token.text in (")", "]")
+    return token.kind != "name" or token.word in _VALUES or token.word in TYPES
 
 
 def split_tokens(text: str) -> tuple[list[Token], list[str]]:

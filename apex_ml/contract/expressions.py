@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from apex_ml.contract.expression_growth import growth_faults
-from apex_ml.contract.expression_tokens import Token, split_tokens
+from apex_ml.contract.expression_tokens import TYPES, Token, ends_a_value, split_tokens
 from apex_ml.text import shortened_line
 from apex_ml.wording import did_you_mean
 
@@ -33,17 +33,11 @@ OF_NUMBERS = """
     log10 log2 mod pi pow power radians round sign sin sqrt tan trunc
 """
 OF_NULLS = "coalesce if ifnull nullif"
-TYPE_NAMES = """
-    bigint boolean date decimal double float hugeint int integer interval numeric real smallint text timestamp tinyint
-    varchar
-"""
 _WORDS = """
     and as between case cast distinct else end escape false from ilike in is like not null or then true try_cast when
 """
 FUNCTIONS = frozenset(f"{OF_DATES} {OF_TEXT} {OF_NUMBERS} {OF_NULLS}".split())
 """Functions of DuckDB whose result depends on their arguments alone."""
-TYPES = frozenset(TYPE_NAMES.split())
-"""Types of casts. An instant is none: its date depends on the time zone of a session."""
 MAX_LENGTH = 10_000
 """Longest expression, in characters."""
 MAX_DEPTH = 100
@@ -215,13 +209,6 @@ def unknown_name(name: str, known: Iterable[str]) -> str:
     return f"the contract has no column {shown}{did_you_mean(name, known)}: an expression reads declared columns"
 
 
-def _is_operand(token: Token | None) -> bool:
-    """Whether a value ends with this token."""
-    if token is None or token.kind == "sign":
-        return token is not None and token.text in (")", "]")
-    return token.kind != "name" or token.word in ("end", "false", "null", "true") or token.word in TYPES
-
-
 def _sign_faults(tokens: Iterable[Token]) -> Iterator[str]:
     closing = {"(": ")", "[": "]"}
     opened: list[str] = []
@@ -230,7 +217,7 @@ def _sign_faults(tokens: Iterable[Token]) -> Iterator[str]:
         previous, before = before, token
         if token.kind != "sign":
             continue
-        if token.text == "*" and not _is_operand(previous):
+        if token.text == "*" and not ends_a_value(previous):
             yield "* multiplies two values; it does not stand for all columns"
             return
         if token.text in closing:

@@ -16,10 +16,12 @@ from apex_ml.contract.changes import ChangeKind, ContractChange, compare_contrac
 from apex_ml.contract.identity import ContractIdentity
 from apex_ml.contract.model import Contract
 from apex_ml.contract.pipeline import Pipeline
+from apex_ml.core.changed_options import changed_options
 from apex_ml.core.estimator import Model
 from apex_ml.core.model_contract import faults_of_model
 from apex_ml.errors import ApexError, TransientError
 from apex_ml.services.json_record import JsonRecord
+from apex_ml.services.pipeline_advice import pipeline_advice
 from apex_ml.settings import Settings
 from apex_ml.sql.tables import ONLINE, SCORED, SHADOW, online_columns, scored_columns
 
@@ -32,6 +34,8 @@ class ChampionPlan(JsonRecord):
     usable: bool | None
     same_contract: bool | None
     reasons: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    """What it keeps from its training, and the file says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,8 @@ class ContractPlan(JsonRecord):
     """That of the last `apex up`, where it was another one."""
     unused_champions: Mapping[str, int] = field(default_factory=dict)
     """Champions that the pipeline has of other registered models, by model, while it has none of this one."""
+    advice: tuple[str, ...] = ()
+    """What a person should know of the file, whatever the tables have."""
     steps: tuple[str, ...] = ()
     """What happens next, and what to do, as sentences."""
 
@@ -83,6 +89,7 @@ def plan_contract(settings: Settings, pipeline: Pipeline, recorded: ContractIden
         model=pipeline.model_name,
         former_model=state.former_model,
         unused_champions=state.unused_champions,
+        advice=pipeline_advice(pipeline),
     )
     steps = (*_steps(plan, change), *([unknown] if unknown else []))
     return replace(plan, steps=steps)
@@ -142,7 +149,8 @@ def _champion(settings: Settings, pipeline: Pipeline, number: int) -> ChampionPl
     faults = faults_of_model(pipeline.contract, model)
     trained_under = model.info.contract
     same = None if trained_under is None else trained_under.digest() == pipeline.contract.identity().digest()
-    return ChampionPlan(version=number, usable=not faults, same_contract=same, reasons=faults)
+    options = () if faults else changed_options(pipeline.contract, pipeline.options.model, model)
+    return ChampionPlan(version=number, usable=not faults, same_contract=same, reasons=faults, options=options)
 
 
 def why_champion_cannot_score(settings: Settings, pipeline: Pipeline, version: int) -> tuple[str, ...]:
@@ -200,5 +208,10 @@ def _steps(plan: ContractPlan, change: ContractChange | None) -> list[str]:
         steps.append(
             f"Drops are scored by version {champion.version}, with the features of its own contract, until a challenger"
             f" of this contract is better: the next retraining trains one, or `apex -p {name} retrain` does now."
+        )
+    elif champion.options:
+        steps.append(
+            f"Drops are scored by version {champion.version} as it was trained, until a challenger with the options of"
+            f" the file is better: the next retraining trains one, or `apex -p {name} retrain` does now."
         )
     return steps

@@ -22,6 +22,9 @@ from apex_ml.sql.normal_forms import lost_sql, normalised_sql
 from apex_ml.sql.parquet import place_name
 from apex_ml.sql.quote import identifier, literal
 
+OUTSIDE_YEARS = "type: not in the years 1 to 9999"
+"""The rule that a computed day breaks which DuckDB has, and Python and JSON have not."""
+
 
 @dataclass(frozen=True)
 class DerivedValue:
@@ -37,6 +40,8 @@ class DerivedValue:
     """The columns that the expression reads."""
     rule: str
     """What a row breaks on which the expression fails."""
+    not_finite_rule: str
+    """What a row breaks for which the expression gives NaN or infinity."""
 
     @property
     def name(self) -> str:
@@ -53,6 +58,27 @@ def failed_rule(column: Column) -> str:
     """The rule that a row breaks on which the expression of a derived column fails, with the remedy."""
     shown = shown_expression(column.derive)
     return f"derive: {shown} fails on these values; correct them, or let the expression allow for them"
+
+
+def not_finite_rule(column: Column) -> str:
+    """The rule that a row breaks for which the expression of a derived column gives NaN or infinity."""
+    shown = shown_expression(column.derive)
+    return f"derive: {shown} gives no finite number; where it divides, write nullif(divisor, 0), which gives null"
+
+
+def not_finite_sql(kind: pa.DataType, value: str) -> str:
+    """SQL that is true where the value of an expression of a type is NaN or infinite."""
+    return f"coalesce(NOT isfinite({value}), false)" if pa.types.is_floating(kind) else "false"
+
+
+def outside_years_sql(column: Column, value: str) -> str | None:
+    """SQL that is true for a day or a time that Python and JSON do not have; None for a column of another type."""
+    if column.type == "date":
+        return f"{value} NOT BETWEEN DATE '0001-01-01' AND DATE '9999-12-31'"
+    if column.type != "timestamp":
+        return None
+    word, zone = ("TIMESTAMP", "") if column.timezone is None else ("TIMESTAMPTZ", "+00:00")
+    return f"{value} NOT BETWEEN {word} '0001-01-01 00:00:00{zone}' AND {word} '9999-12-31 23:59:59.999999{zone}'"
 
 
 def _input_name(column: str) -> str:
@@ -93,7 +119,8 @@ def derived_values(contract: Contract, kinds: Mapping[str, pa.DataType], first_p
         assert expression is not None
         sources = tuple(expression.columns(contract.columns).values())
         sql = _expression_sql(column, contract)
-        derived.append(DerivedValue(column.name, place, kinds[column.name], sql, sources, failed_rule(column)))
+        rules = failed_rule(column), not_finite_rule(column)
+        derived.append(DerivedValue(column.name, place, kinds[column.name], sql, sources, *rules))
     return tuple(derived)
 
 
@@ -119,7 +146,7 @@ def select_expressions(contract: Contract, columns: Iterable[Column]) -> str:
 
 
 def select_values(contract: Contract, kinds: Mapping[str, pa.DataType], relation: str) -> str:
-    """For each derived column its value, whether it is lost, and whether the expression failed, over a relation.
+    """For each derived column its value, whether it is lost, whether the expression failed, and is not finite.
 
     The relation has the other columns with their types and names. A value is lost where it cannot be cast. A date is
     given as days since 1970, and a time as microseconds, as DuckDB has more years than Python.
@@ -132,6 +159,7 @@ def select_values(contract: Contract, kinds: Mapping[str, pa.DataType], relation
         result = normalised_sql(column, value.kind, value.name)
         lost = lost_sql(column, value.kind, value.name, result)
         numbers = {"date": f"date_diff('day', DATE '1970-01-01', {result})", "timestamp": f"epoch_us({result})"}
-        selected += [numbers.get(column.type, result), lost, value.failed]
+        not_finite = not_finite_sql(value.kind, value.name)
+        selected += [numbers.get(column.type, result), lost, value.failed, not_finite]
     inputs = f"({select_inputs(contract, values, relation)})"
     return f"SELECT {', '.join(selected)} FROM ({select_derived(derived, inputs)})"

@@ -23,7 +23,14 @@ from apex_ml.contract.per_use import Severity, Use
 from apex_ml.contract.rules import UniqueRule
 from apex_ml.sql.casts import NOT_FINITE, cast_sql, not_of_type, with_loss
 from apex_ml.sql.conditions import condition_sql
-from apex_ml.sql.derived import DerivedValue, derived_values, select_inputs
+from apex_ml.sql.derived import (
+    OUTSIDE_YEARS,
+    DerivedValue,
+    derived_values,
+    not_finite_sql,
+    outside_years_sql,
+    select_inputs,
+)
 from apex_ml.sql.file_types import as_text, duckdb_type, is_binary, is_text, unwrap
 from apex_ml.sql.normal_forms import Normalised, normalised, not_normal_sql, text_steps_sql
 from apex_ml.sql.parquet import place_name
@@ -120,10 +127,15 @@ def _reasons(
     reasons = []
     if derived is not None:
         reasons.append(Reason(column.name, derived.rule, "error", derived.failed, derived.columns))
+        if pa.types.is_floating(kind):
+            not_finite = not_finite_sql(kind, source)
+            reasons.append(Reason(column.name, derived.not_finite_rule, "error", not_finite, derived.columns))
     there = f"({source} IS NOT NULL OR {bad} IS NOT NULL)" if bad else f"{source} IS NOT NULL"
     null = f"NOT {there}" if bad else f"{source} IS NULL"
     if column.type != "string":
         lost = f"{there} AND {name} IS NULL"
+        if derived is not None and pa.types.is_floating(kind):
+            lost += f" AND NOT {not_finite_sql(kind, source)}"
         reasons.append(Reason(column.name, with_loss(column, kind), "error", lost))
     else:
         null = f"{name} IS NULL"
@@ -132,10 +144,15 @@ def _reasons(
             text = "encoding: cannot be decoded; write it as text in UTF-8"
             reasons.append(Reason(column.name, text, "error", damaged))
             null += f" AND NOT ({damaged})"
+    outside = None
     if derived is not None:
-        null += f" AND NOT {derived.failed}"
+        null += f" AND NOT {derived.failed} AND NOT {not_finite_sql(kind, source)}"
+        if (outside := outside_years_sql(column, name)) is not None:
+            reasons.append(Reason(column.name, OUTSIDE_YEARS, "error", outside, derived.columns))
     for rule in column_rules(column, use):
         condition = null if isinstance(rule.broken, IsNull) else condition_sql(rule.broken, {column.name: name})
+        if outside is not None:
+            condition = f"({condition}) AND NOT coalesce({outside}, false)"
         reasons.append(Reason(column.name, rule.text, rule.severity, condition))
     return reasons
 
@@ -191,7 +208,8 @@ def _compile(
     staged = _reasons(column, kind, use, staged_raw, name, bad, derived)
     if column.type == "string" and pa.types.is_floating(kind):
         doubt.append(f"NOT isfinite({source})")
-        staged.insert(0, Reason(column.name, NOT_FINITE, "error", f"NOT isfinite({staged_raw})"))
+        if derived is None:
+            staged.insert(0, Reason(column.name, NOT_FINITE, "error", f"NOT isfinite({staged_raw})"))
     return _Compiled(value, plain, doubt, staged, normalised(column, kind, staged_raw, name, bad))
 
 

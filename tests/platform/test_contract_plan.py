@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,17 @@ def test_the_plan_as_json(one: Settings) -> None:
     assert content["pipeline"] == "orders" and content["kind"] == "additive" and content["new_columns"] == []
     assert content["differences"] == ["the feature frecuencia_visitas_cd is gone"]
     assert content["identity"] != content["tables_identity"] == contracts(one)[0][0]
+
+
+@pytest.mark.skipif(find_spec("lightgbm") is not None, reason="the extra lightgbm is installed")
+def test_a_candidate_without_its_package_is_a_warning(one: Settings) -> None:
+    migrate_pipelines(one, print)
+    edit(one, "candidates: [xgboost]", "candidates: [xgboost, lightgbm]")
+    assert planned() == (
+        "orders: nothing to do: the tables have this contract\n"
+        "  WARNING: model.candidates: a training fails here, as lightgbm needs lightgbm>=4.6: pip install"
+        " 'lightgbm>=4.6', or leave it out\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import math
 import os
 from datetime import date
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,26 @@ def test_a_wrong_argument_writes_nothing(
     write_table(here / "visits.parquet", visits(300))
     result, _, err = called(capsys, "init", *arguments, "--from", "visits.parquet", "--yes")
     assert result == code and words in err and "Traceback" not in err and not (here / "pipelines").exists()
+
+
+def test_the_check_warns_of_what_only_a_training_would_find(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_table(here / "visits" / "1.parquet", visits(400))
+    called(capsys, "init", "visits", "--from", "visits", "--target", "show", "--yes")
+    assert "WARNING" not in called(capsys, "check", "visits")[1]
+    file = here / "pipelines" / "visits" / "pipeline.yaml"
+    derived = (
+        "{description: X., type: string, role: attribute, nullable: true, derive: \"regexp_extract(patient, 'Q')\"}"
+    )
+    text = file.read_text().replace("columns:\n", f"columns:\n  x: {derived}\n", 1)
+    file.write_text(text)
+    warned = "WARNING: x: regexp_extract(patient, 'Q'): regexp_extract gives an empty text, not null, where nothing"
+    code, out, _ = called(capsys, "check", "visits")
+    assert code == 0 and warned in out
+    file.write_text(text.replace('derive: "regexp', 'normalise: [trim], derive: "regexp'))
+    assert warned not in called(capsys, "check", "visits")[1]
+    if find_spec("lightgbm") is None:
+        file.write_text(text.replace("candidates: [", "candidates: [lightgbm, "))
+        assert "WARNING: model.candidates: a training fails here, as lightgbm" in called(capsys, "check", "visits")[1]
 
 
 def test_the_check_names_rules_columns_and_examples(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,7 @@ from apex_ml.errors import ConfigError, DataError
 from apex_ml.pipelines import load_pipeline
 from apex_ml.services.held_back import hold_back
 from apex_ml.settings import Settings
+from apex_ml.sql.derived import OUTSIDE_YEARS
 from apex_ml.sql.session import count_rows
 from tests.quality.test_every_key import checked, contract_of
 
@@ -202,10 +203,83 @@ def test_a_request_that_holds_the_column_is_refused(contract: Contract) -> None:
         request_reader(contract).read(json.dumps({"rows": [sent(0, row)]}).encode())
 
 
-def test_a_computed_year_that_a_request_cannot_have(contract: Contract) -> None:
-    row = {"year": 0, "month": 2, "share": 0.5, "name": "a", "price": None, "at": None}
-    with pytest.raises(RefusedError, match="first: type: not in the years 1 to 9999"):
-        request_reader(contract).read(json.dumps({"rows": [sent(0, row)]}).encode())
+@pytest.mark.parametrize("column", ["first", "later", "clock"])
+def test_a_computed_year_that_python_does_not_have(con: duckdb.DuckDBPyConnection, tmp_path: Path, column: str) -> None:
+    """It is quarantined in a file as it is refused in a request, and breaks no other rule."""
+    own = {
+        "first": f"{{description: D., type: date, {ATTRIBUTE}, derive: 'make_date(year, month, 1)',"
+        " checks: [{rule: range, min: 1990-01-01, max: 2100-01-01}]}",
+        "later": f"{{description: D., type: timestamp, timezone: Europe/Madrid, {ATTRIBUTE},"
+        " derive: 'at + to_years(year::int)'}",
+        "clock": f"{{description: D., type: timestamp, {ATTRIBUTE}, derive: 'at + to_years(year::int)'}}",
+    }
+    contract = contract_of(tmp_path, SOURCES | {column: own[column]})
+    row = {"month": 2, "share": 0.5, "name": "a", "price": None, "at": datetime(2024, 7, 1, tzinfo=UTC)}
+    rows = [row | {"year": year} for year in (-3000, 12_000, 1 if column != "first" else 2024)]
+    _, results = checked(con, tmp_path, contract, "score", table_of(rows))
+    assert results[:2] == [[f"{column}: {OUTSIDE_YEARS}"]] * 2 and isinstance(results[2], dict)
+    for nr in range(2):
+        assert faults_of(contract, nr, rows[nr]) == [(f"rows[0].{column}", OUTSIDE_YEARS)]
+
+
+def faults_of(contract: Contract, nr: int, row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Paths and rules of the faults of a request with one row."""
+    with pytest.raises(RefusedError) as error:
+        request_reader(contract).read(json.dumps({"rows": [sent(nr, row)]}).encode())
+    return [(fault.path, fault.rule) for fault in error.value.faults]
+
+
+@pytest.mark.parametrize("kind", ["double", "string", "int64", "decimal, decimals: 2"])
+@pytest.mark.parametrize("nullable", ["true", "false"])
+def test_a_division_by_zero_names_the_expression_and_nullif(
+    con: duckdb.DuckDBPyConnection, tmp_path: Path, kind: str, nullable: str
+) -> None:
+    column = f"{{description: D., type: {kind}, role: attribute, nullable: {nullable}, derive: 'share / month'}}"
+    contract = contract_of(tmp_path, SOURCES | {"x": column})
+    row = {"year": None, "name": "a", "price": None, "at": None}
+    rows = [row | {"share": share, "month": month} for share, month in ((1.0, 0), (0.0, 0), (2.0, 1))]
+    report, results = checked(con, tmp_path, contract, "train", table_of(rows))
+    rule = "derive: share / month gives no finite number; where it divides, write nullif(divisor, 0), which gives null"
+    assert results[:2] == [[f"x: {rule}"]] * 2 and isinstance(results[2], dict)
+    assert report.examples[f"x: {rule}"][0] == "1.0 / 0"
+    for nr in range(2):
+        assert faults_of(contract, nr, rows[nr]) == [("rows[0].x", rule)]
+
+
+@pytest.mark.parametrize(
+    ("expression", "part"),
+    [
+        ("regexp_matches(name, '(')", "'(' fails in every row: missing )"),
+        ("CASE WHEN year > 1 THEN regexp_extract(name, 'a[', 1) END", "'a[' fails in every row: missing ]"),
+        ("regexp_replace(name, '(a)', '\\2')", "'(a)', '\\2' fails in every row: Invalid replacement string"),
+        ("regexp_replace(name, '*', 'x')", "'*' fails in every row: no argument for repetition"),
+        ("date_diff('yeer', at, at)", "'yeer' fails in every row: extract specifier"),
+        ("date_diff('day', date '2024-13-01', at::date)", "date '2024-13-01' fails in every row: date field value"),
+        ("strftime(at, '%Q')", "Failed to parse format specifier %Q"),
+        ("date_part('yeer', at)", 'extract specifier "yeer" not recognized'),
+    ],
+)
+def test_what_fails_in_every_row_is_refused_with_the_file(tmp_path: Path, expression: str, part: str) -> None:
+    column = f"{{description: D., type: string, {ATTRIBUTE}, derive: {json.dumps(expression)}}}"
+    faulty = contract_of(tmp_path, SOURCES | {"x": column})
+    with pytest.raises(ConfigError, match=re.escape(part)) as error:
+        refuse_expressions(tmp_path / "contract.yaml", faulty)
+    assert "columns.x.derive: " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "regexp_matches(name, name)::varchar",
+        "regexp_replace(name, '(a)(b)', '\\2\\1', 'g')",
+        "regexp_extract(name, '(a)(b)', ['x', 'y'])['x']",
+        "regexp_matches(name, '^a', 'i')::varchar",
+        "date_diff('day', date '2024-02-29', at::date)",
+    ],
+)
+def test_what_works_in_some_row_is_not_refused(tmp_path: Path, expression: str) -> None:
+    column = f"{{description: D., type: string, {ATTRIBUTE}, derive: {json.dumps(expression)}}}"
+    derived_types(contract_of(tmp_path, SOURCES | {"x": column}))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -12,6 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from apex_ml.contract.error_cost import ErrorCost
+from apex_ml.platform.reports.contract_plan import plan_text
+from apex_ml.services.contract_plan import plan_contract
 from apex_ml.steps.outcomes import outcomes
 from apex_ml.steps.score import score
 from apex_ml.steps.validate import validate
@@ -52,6 +56,32 @@ def test_texts_are_encoded_by_their_frequency_in_training(trained: Trained) -> N
     expected = {level: rows / examples.num_rows for level, rows in counts.items() if rows >= 2}
     assert len(expected) > 200 and dict(zip(tariff["levels"], tariff["shares"], strict=True)) == expected
     assert tariff["encoding"] == "frequency" and tariff["min_rows"] == 2
+
+
+def test_a_plan_names_the_options_that_the_champion_does_not_have(trained: Trained) -> None:
+    pipeline = trained.apex.pipeline
+
+    def lines(**model: Any) -> list[str]:
+        options = pipeline.options.model_copy(update={"model": pipeline.options.model.model_copy(update=model)})
+        plan = plan_contract(trained.apex.settings, replace(pipeline, options=options), None)
+        assert plan.champion is not None and plan.champion.usable, plan
+        return [line.strip() for line in plan_text(plan).splitlines() if "champion: version" not in line][1:]
+
+    assert lines() == []
+    costs = (ErrorCost(actual=False, predicted=True, cost=2.5), ErrorCost(actual=True, predicted=False, cost=1))
+    first, after = lines(costs=costs)
+    assert first == "champion: model.costs: false predicted as true costs 2.5, and 4 in its training"
+    assert after.startswith("→ Drops are scored by version 1 as it was trained, until a challenger with the options")
+    assert lines(decision="most_probable", costs=())[0] == (
+        "champion: it chooses the class with the lowest expected cost, and model.decision is most_probable"
+    )
+    attribute = pipeline.contract.columns["tariff"].model_copy(update={"encoding": "levels", "min_level_rows": None})
+    columns = {**pipeline.contract.columns, "tariff": attribute}
+    pipeline = replace(pipeline, contract=pipeline.contract.model_copy(update={"columns": columns}))
+    assert lines()[:2] == [
+        "champion: tariff: encoding is levels, and frequency in its training",
+        "champion: tariff: min_level_rows is none, and 2 in its training",
+    ]
 
 
 def test_the_costs_are_reported(trained: Trained) -> None:

@@ -14,14 +14,12 @@ from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract
 from apex_ml.contract.requests.derived import Computed
 from apex_ml.contract.requests.reader import RequestReader
-from apex_ml.sql.derived import failed_rule, select_values
+from apex_ml.sql.derived import OUTSIDE_YEARS, failed_rule, not_finite_rule, select_values
 from apex_ml.sql.normal_forms import lost_rule
 from apex_ml.sql.session import SHOW_INSTANTS_IN_UTC
 
 MAX_KNOWN = 20_000
 """Rows of which the values are kept."""
-OUTSIDE_YEARS = "type: not in the years 1 to 9999"
-"""The rule that a computed date breaks which a file can hold and a request cannot."""
 _MEMORY = "256MB"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ROWS = "rows"
@@ -61,7 +59,7 @@ class DerivedColumns:
         values = zip(self._sources, zip(*rows, strict=True), strict=True)
         table = pa.table({column.name: pa.array(cells, column.arrow_type) for column, cells in values})
         return [
-            [self._computed(column, *row[3 * nr : 3 * nr + 3]) for nr, column in enumerate(self._derived)]
+            [self._computed(column, *row[4 * nr : 4 * nr + 4]) for nr, column in enumerate(self._derived)]
             for row in self._run(table)
         ]
 
@@ -69,9 +67,13 @@ class DerivedColumns:
         # DuckDB finds the argument by its name
         return self._con.execute(self._statement).fetchall()
 
-    def _computed(self, column: Column, value: Any, is_lost: bool | None, has_failed: bool) -> Computed:
+    def _computed(
+        self, column: Column, value: Any, is_lost: bool | None, has_failed: bool, is_not_finite: bool
+    ) -> Computed:
         if has_failed:
             return Computed(None, failed_rule(column))
+        if is_not_finite:
+            return Computed(None, not_finite_rule(column))
         if is_lost:
             return Computed(None, lost_rule(column, self._types[column.name]))
         if value is None or column.type not in ("date", "timestamp"):

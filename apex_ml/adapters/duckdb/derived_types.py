@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from apex_ml.contract.part import Place
 from apex_ml.contract.pipeline_file import refuse_in_file
 from apex_ml.errors import ConfigError
 from apex_ml.sql.casts import cast_sql
+from apex_ml.sql.constant_parts import constant_parts
 from apex_ml.sql.derived import select_expressions
 from apex_ml.sql.file_types import type_name
 from apex_ml.sql.session import SHOW_INSTANTS_IN_UTC
@@ -83,9 +84,24 @@ def _types(key: _Key) -> tuple[Mapping[str, pa.DataType], tuple[tuple[Place, str
                 text = f"{shown_expression(column.derive)}: DuckDB cannot read the expression: {reason}"
                 faults.append((("columns", column.name, "derive"), text))
                 continue
+            faults += [(("columns", column.name, "derive"), text) for text in _constant_faults(con, column)]
             if (fault := _type_fault(column, types[column.name])) is not None:
                 faults.append((("columns", column.name, "derive"), f"{shown_expression(column.derive)}: {fault}"))
     return types, tuple(faults)
+
+
+def _constant_faults(con: duckdb.DuckDBPyConnection, column: Column) -> Iterator[str]:
+    """What an expression holds that fails in every row, as a regular expression that is none does."""
+    assert column.expression is not None
+    failed: set[str] = set()
+    for part, query in constant_parts(column.expression):
+        try:
+            con.execute(query).fetchall()
+        except duckdb.Error as error:
+            reason = shortened_line(reason_of(error), _MAX_REASON)
+            if reason not in failed:
+                yield f"{shown_expression(column.derive)}: {shown_expression(part)} fails in every row: {reason}"
+            failed.add(reason)
 
 
 def _type_fault(column: Column, kind: pa.DataType) -> str | None:

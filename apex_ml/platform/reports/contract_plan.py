@@ -7,13 +7,15 @@ from apex_ml.text import visible_lines
 
 
 def plan_text(plan: ContractPlan) -> str:
-    """A title, then the differences, the columns, the champion and the next steps."""
+    """A title, then the differences, the columns, the champion, warnings and the next steps."""
     lines = [f"{plan.pipeline}: {_title(plan)}"]
     lines += [f"  {difference}" for difference in plan.differences]
     lines += [f"  refused: {reason}" for reason in plan.refused]
     lines += [f"  new column {column}" for column in plan.new_columns]
     if plan.champion is not None:
         lines.append(f"  champion: {_champion(plan.champion)}")
+        lines += [f"  champion: {option}" for option in plan.champion.options]
+    lines += [f"  WARNING: {advice}" for advice in plan.advice]
     lines += [f"  → {step}" for step in plan.steps]
     return visible_lines("\n".join(lines))
 
