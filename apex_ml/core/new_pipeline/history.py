@@ -72,7 +72,8 @@ def _keys(profile: TableProfile, columns: list[ColumnPlan]) -> Iterator[str]:
 
     A tree needs many splits for so many levels. What came of earlier rows of a level is one number to it.
     """
-    learned = {c.name for c in columns if c.is_feature and c.body["type"] == "string" and "domain" not in c.body}
+    texts = [c for c in columns if c.is_feature and c.body["type"] == "string"]
+    learned = {c.name for c in texts if "domain" not in c.body and "encoding" not in c.body}
     gains = ((a.gain, a.name) for a in profile.target.associations) if profile.target else ()
     strong = sorted((pair for pair in gains if pair[0] >= MIN_GAIN and pair[1] in learned), reverse=True)
     yield from [name for _, name in strong if not _has_features_of(profile, name)][:MAX_KEYS]
