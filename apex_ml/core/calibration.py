@@ -7,12 +7,13 @@ indexes, shape (n,).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from apex_ml.core.evaluation import row_losses
+from apex_ml.core.share_shift import is_shifted, share_ratio
 from apex_ml.core.uncertainty import bootstrap_rows, percentile_interval
 
 Method = Literal["none", "temperature", "isotonic"]
@@ -20,6 +21,8 @@ METHODS: tuple[Method, ...] = ("none", "temperature", "isotonic")
 FOLDS = 5
 SMALLEST = 1e-6
 """Floor of an isotonic probability, which keeps the loss finite for a class without cases."""
+MIN_ROWS: dict[Method, int] = {"none": 0, "temperature": 50, "isotonic": 200}
+"""Rows from which a method is tried: fitted on fewer, which a good model divides without an error, it says 0 and 1."""
 WORTH = 1e-4
 """Nats by which a method must beat a simpler one on held-out folds. Otherwise the simpler one wins."""
 
@@ -97,29 +100,48 @@ def fit(method: Method, p: np.ndarray, y: np.ndarray, prior_ratio: tuple[float, 
 
 
 def choose(
-    p: np.ndarray, y: np.ndarray, *, seed: int, prior_ratio: tuple[float, ...] = ()
+    p: np.ndarray,
+    y: np.ndarray,
+    *,
+    seed: int,
+    prior_ratio: tuple[float, ...] = (),
+    shares_last: bool | None = None,
 ) -> tuple[Calibration, dict[str, float]]:
     """Choose the method by its log loss on held-out folds of the validation part, and fit it on all of it.
 
-    It uses held-out folds because a flexible map always looks best on the rows that it was fitted on. Returns the
-    calibration and the log loss of every method.
+    It uses held-out folds because a flexible map always looks best on the rows that it was fitted on. `shares_last`
+    says whether class shares that the model does not expect will last. Then they are a part of the calibration. If
+    not, its temperature is fitted beside them and used without them. With None it is not known, and they are left to
+    the method. Returns the calibration and the log loss of every method that was tried.
     """
+    corrected = Calibration(prior_ratio=prior_ratio).apply(p.astype(np.float64))
+    shifted = shares_last is not None and is_shifted(corrected, y)
+
+    def fitted(method: Method, rows: np.ndarray) -> Calibration:
+        ratio = prior_ratio
+        if shifted:
+            ratio = tuple((np.asarray(ratio or 1.0) * share_ratio(corrected[rows], y[rows])).tolist())
+        return fit(method, p[rows], y[rows], ratio)
+
     folds = np.random.default_rng(seed).permutation(len(y)) % FOLDS
     losses: dict[str, float] = {}
-    for method in METHODS:
+    for method in METHODS[:2] if shifted and not shares_last else METHODS:
+        if len(y) < MIN_ROWS[method]:
+            continue
         held_out = np.empty(len(y))
         for fold in range(FOLDS):
             inside = folds == fold
             if not inside.any() or inside.all():
                 continue
-            fitted = fit(method, p[~inside], y[~inside], prior_ratio)
-            held_out[inside] = row_losses(fitted.apply(p[inside].astype(np.float64)), y[inside])
-        losses[method] = float(held_out.mean()) if len(y) >= FOLDS else float("inf")
+            found = fitted(method, ~inside)
+            held_out[inside] = row_losses(found.apply(p[inside].astype(np.float64)), y[inside])
+        losses[method] = float(held_out.mean())
     best: Method = "none"
     for method in METHODS[1:]:
-        if losses[method] < losses[best] - WORTH:
+        if method in losses and losses[method] < losses[best] - WORTH:
             best = method
-    return fit(best, p, y, prior_ratio), losses
+    chosen = fitted(best, np.ones(len(y), bool))
+    return chosen if shares_last else replace(chosen, prior_ratio=prior_ratio), losses
 
 
 def reliability(p: np.ndarray, y: np.ndarray, bins: int = 15) -> list[list[tuple[float, float, int]]]:

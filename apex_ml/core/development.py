@@ -27,6 +27,7 @@ from apex_ml.core.model_info import ModelInfo
 from apex_ml.core.profile import ModelProfile, Profile, bins_of
 from apex_ml.core.search import Trial
 from apex_ml.core.selection import FeatureVerdict, NoiseTest, beats_noise, rows_to_test
+from apex_ml.core.share_shift import do_shares_last
 from apex_ml.core.text_columns import refuse_text
 from apex_ml.core.training_keys import pack_keys, row_keys
 from apex_ml.core.training_time import SELECTION_SHARE, TrainingTime
@@ -122,7 +123,10 @@ def _calibrate(model: Model, train: Examples, validation: Examples, options: Opt
     """Calibrate the probabilities and set how the class is chosen; return the losses of each calibration too."""
     raw = model.raw_probabilities(validation.table)
     ratio = prior_ratio(train.y, model.classes, options)
-    calibration, losses = calibrating.choose(raw, validation.y, seed=options.seed, prior_ratio=ratio)
+    lasting = do_shares_last(train, validation, len(model.classes))
+    calibration, losses = calibrating.choose(
+        raw, validation.y, seed=options.seed, prior_ratio=ratio, shares_last=lasting
+    )
     weights = (1.0,) * len(model.classes)
     if options.decision == "macro_f1":
         weights = decision.tune(calibration.apply(raw), validation.y)

@@ -77,6 +77,16 @@ def test_a_class_that_validation_lacks_keeps_a_finite_loss() -> None:
     assert np.isfinite(row_losses(chosen.apply(p), np.full(len(p), 2))).all()
 
 
+def test_few_rows_that_are_divided_without_an_error_do_not_make_probabilities_of_zero_and_one() -> None:
+    y = np.arange(12) % 2
+    right = np.where(y == 1, 0.8, 0.3)
+    chosen, losses = calibration.choose(np.column_stack([1 - right, right]), y, seed=1)
+    assert chosen.method == "none" and set(losses) == {"none"}
+    y = np.arange(120) % 2
+    p = np.where(y == 1, 0.8, 0.3)
+    assert set(calibration.choose(np.column_stack([1 - p, p]), y, seed=1)[1]) == {"none", "temperature"}
+
+
 def test_weights_make_the_rare_class_predictable() -> None:
     random = np.random.default_rng(9)
     rare = random.random(6_000) < 0.3
