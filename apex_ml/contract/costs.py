@@ -61,6 +61,10 @@ def _text(contract: Contract, name: ClassName) -> Any:
 
 
 def _no_class(contract: Contract, name: ClassName) -> str:
+    domain = contract.columns[contract.target].domain
+    if domain is not None and domain.values is not None and (value := _text(contract, name)) in domain.values:
+        named = domain.levels[domain.values.index(value)]
+        return f"{shown_class(name)} is the value of the class {named}: write its name, {named}"
     if contract.columns[contract.target].type == "string" and not isinstance(name, str):
         return f"YAML reads it as {shown_class(name)}, which is no text: quote it"
     listed = ", ".join(contract.classes)

@@ -82,17 +82,17 @@ def _sized_arrays(tokens: Sequence[Token]) -> Iterator[bool]:
 
 def arguments(tokens: Sequence[Token], opened: int) -> list[Sequence[Token]]:
     """The arguments of a function, from its parenthesis on."""
-    found: list[Sequence[Token]] = []
+    parts: list[Sequence[Token]] = []
     depth, start = 0, opened + 1
     for nr in range(opened, len(tokens)):
         text = tokens[nr].text if tokens[nr].kind == "sign" else ""
         depth += (text in ("(", "[")) - (text in (")", "]"))
         if depth == 0 or (depth == 1 and text == ","):
-            found.append(tokens[start:nr])
+            parts.append(tokens[start:nr])
             start = nr + 1
         if depth == 0:
             break
-    return found
+    return parts
 
 
 def _argument_fault(name: str, arguments: Sequence[Sequence[Token]]) -> str | None:

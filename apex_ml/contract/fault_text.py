@@ -18,6 +18,18 @@ _BRANCH = re.compile(r"(float|int|date|datetime|str|literal\[.*|tuple\[.*|functi
 """Pydantic's names for the branches of a union, which are not part of a place in the file."""
 _NOUNS = {"levels": "the level ", "map": "the value ", "allowed": "the value "}
 _MAX_SHOWN = 80
+_EXAMPLES: Mapping[Place, str] = {
+    ("version",): "version: 1",
+    ("quarantine",): "quarantine: {limit: 0.01}",
+    ("batch",): "batch: {recent: 7}",
+    ("batch", "recent"): "recent: 7",
+    ("features",): "features: {grain: every_row, attributes: [...]}",
+    ("features", "grain"): "grain: every_row",
+    ("split",): "split: {fractions: {train: 0.6, validation: 0.2, test: 0.2}}",
+    ("promotion",): "promotion: {margin: 0.001}",
+    ("promotion", "margin"): "margin: 0.001",
+}
+"""What may stand in the place of a required part that is missing."""
 
 
 def explain_errors(file: ContractFile, errors: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]) -> list[Any]:
@@ -51,7 +63,12 @@ def _explain(file: ContractFile, place: Place, error: Mapping[str, Any], schema:
         keys = keys_at(schema, place[:-1])
         return f"not permitted: no such key here; the keys are {', '.join(keys)}{did_you_mean(str(place[-1]), keys)}"
     if kind == "missing":
-        return f"{text}: add this key"
+        example = _EXAMPLES.get(place)
+        return f"{text}: add this key" + (f", for example {example}" if example else "")
+    if kind == "union_tag_invalid":
+        name, known = error["ctx"]["discriminator"].strip("'"), re.findall(r"'([^']*)'", error["ctx"]["expected_tags"])
+        tag = error["ctx"]["tag"]
+        return f"there is no {name} {tag!r}{did_you_mean(tag, known)}; the known ones are {', '.join(sorted(known))}"
     if kind == "union_tag_not_found":
         return f"the key {error['ctx']['discriminator']} is missing: it says what kind this is"
     if kind == "value_error":

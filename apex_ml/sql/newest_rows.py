@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
@@ -11,6 +11,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.sql.file_types import duckdb_type, number_text
 from apex_ml.sql.quote import identifier
 
+RAW_FILES = "raw_files"
 RAW_ROWS = "raw_rows"
 _TEXT = "VARCHAR"
 
@@ -18,6 +19,15 @@ _TEXT = "VARCHAR"
 def drop_type(column: Column) -> str:
     """The type of a column in a drop."""
     return "TIMESTAMP_NS" if column.type == "date" else duckdb_type(column)
+
+
+def create_raw_rows(contract: Contract, parts: Sequence[str]) -> str:
+    """The rows of RAW_FILES as RAW_ROWS, with the timestamp if it is derived from columns with year, month and day."""
+    day = ""
+    if parts:
+        numbers = ", ".join(f"TRY_CAST({identifier(name)} AS BIGINT)" for name in parts)
+        day = f", TRY(make_date({numbers})) AS {identifier(contract.timestamp)}"
+    return f"CREATE TEMP VIEW {RAW_ROWS} AS SELECT *{day} FROM {RAW_FILES}"
 
 
 def select_newest(contract: Contract, columns: Mapping[str, str], kinds: Mapping[str, pa.DataType | None]) -> str:

@@ -52,6 +52,28 @@ def faults(folder: Path, text: str | bytes) -> list[str]:
     return [line.strip().removeprefix(str(path)).removeprefix(":") for line in str(raised.value).splitlines()]
 
 
+MISSING = {
+    "quarantine: {limit: 0.5}\n": "quarantine: is missing: add this key, for example quarantine: {limit: 0.01}",
+    "batch: {recent: 3}\n": "batch: is missing: add this key, for example batch: {recent: 7}",
+    "promotion: {margin: 0.001}\n": "promotion: is missing: add this key, for example promotion: {margin: 0.001}",
+    "grain: every_row, ": "features.grain: is missing: add this key, for example grain: every_row",
+}
+
+
+@pytest.mark.parametrize("part", MISSING)
+def test_a_missing_part_is_named_with_an_example(tmp_path: Path, part: str) -> None:
+    assert TEXT.count(part) == 1
+    assert any(MISSING[part] in message for message in faults(tmp_path, TEXT.replace(part, "")))
+
+
+def test_an_unknown_recipe_is_named_with_the_known_ones(tmp_path: Path) -> None:
+    text = TEXT.replace("attributes: [leadtime]", "history: [{recipe: sum, columns: [amount]}]")
+    message = (
+        "there is no recipe 'sum'; the known ones are count, count_distinct, days_since_last, last, last_target, max,"
+    )
+    assert any(message in fault for fault in faults(tmp_path, text))
+
+
 def test_the_file_itself_is_right(tmp_path: Path) -> None:
     path = tmp_path / "shop.yaml"
     for content in (TEXT.encode(), b"\xef\xbb\xbf" + TEXT.encode(), TEXT.replace("\n", "\r\n").encode()):

@@ -34,6 +34,13 @@ def costs(actual: str, predicted: str, cost: str = "5") -> str:
     return f"  decision: cost\n  costs:\n    - {{actual: {actual}, predicted: {predicted}, cost: {cost}}}\n"
 
 
+def test_a_class_with_a_name_is_called_by_it(tmp_path: Path) -> None:
+    path = written(tmp_path, "  positive: 1\n", "int64", "{0: kept, 1: cancelled}")
+    with pytest.raises(ConfigError, match="positive: 1 is the value of the class cancelled: write its name, cancelled"):
+        read_pipeline(path)
+    assert read_pipeline(written(tmp_path, "  positive: kept\n", "int64", "{0: kept, 1: cancelled}"))
+
+
 @pytest.mark.parametrize(
     ("kind", "actual", "predicted"),
     [("boolean", "true", "false"), ("int64", "1", "0"), ("string", "'yes'", "'no'"), ("decimal", "1.5", "0.50")],

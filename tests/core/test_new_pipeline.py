@@ -263,6 +263,29 @@ def test_columns_that_the_contract_cannot_have_are_left_out_with_the_reason(sett
     assert "- row_nr: the column 'row_nr' meets" in text and "- same: has the same value in every row" in text
 
 
+def test_other_columns_that_could_be_entity_or_timestamp_are_named(settings: Settings, tmp_path: Path) -> None:
+    columns = {
+        "doctor_id": [f"D{n % 60:03d}" for n in range(ROWS)],
+        "signup": [None if n % 40 == 0 else date(2015, 1, 1) + timedelta(days=n) for n in range(ROWS)],
+    }
+    profile = with_columns(settings, tmp_path, columns)
+    choices = propose(profile, "show", "patient", "day")
+    _, text = contract_of(profile, choices)
+    flat = " ".join(text.replace("#", " ").split())
+    patients = profile.column("patient").distinct
+    assert (
+        f"the history: {patients} values, {ROWS / patients:.1f} rows each; others that could be it: doctor_id (60"
+        in flat
+    )
+    assert "choose with --entity NAME, or --entity - for none" in flat
+    assert (
+        "others that could be it: signup (2015-01-02 to 2016-02-04, null in 2.5%); choose with --timestamp NAME" in flat
+    )
+    profile = with_columns(settings, tmp_path, {})
+    _, text = contract_of(profile, propose(profile, "show", "patient", "day"))
+    assert " ".join(text.replace("#", " ").split()).count("no other column looks like one") == 2
+
+
 def test_roles_that_contradict_the_data_are_refused(profile: TableProfile) -> None:
     with pytest.raises(DataError, match="distance cannot be the timestamp: it holds double and no dates"):
         refuse_roles(profile, Choices("show", "patient", "distance", (), ()))

@@ -40,6 +40,7 @@ def test_a_table_becomes_a_pipeline_that_accepts_it(here: Path, capsys: pytest.C
     write_table(here / "visits" / "1.parquet", visits())
     code, out, _ = called(capsys, "init", "visits", "--from", "visits", "--target", "show", "--yes")
     assert "minutes: taken as known only after show, as the data suggests it" in out
+    assert "note       the entity, whose earlier rows are the history: 298 values, 10.1 rows each; no other" in out
     assert code == 0 and "measures   minutes" in out and "features   age group, distance, late season" in out
     assert "3,000 rows in 1 file: 3,000 accepted, 0 quarantined" in out and "Next: apex -p visits run" in out
     assert load_contract(here / "pipelines" / "visits" / "pipeline.yaml").name == "visits"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,8 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from apex_ml.adapters.duckdb.derived_columns import request_reader
 from apex_ml.contract.model import Contract
+from apex_ml.contract.pipeline_file import load_contract
 from apex_ml.errors import ConfigError, DataError
+from apex_ml.serving.loadtest_rows import rows_of
 from apex_ml.simulate.drop import make_drop
 from apex_ml.simulate.files import part_files, write_parts
 from apex_ml.simulate.process import Process
@@ -136,3 +140,67 @@ def test_the_real_files(contract: Contract, tmp_path: Path) -> None:
     table = pq.read_table(info.path)
     assert len(pc.unique(table.column(contract.entity))) == 100_000
     assert all(column.null_count == 0 for column in table.columns)
+
+
+SHOP = """\
+name: shop
+version: 1
+description: Sales of a shop.
+columns:
+  client: {description: C., type: string, role: entity}
+  y: {description: Y., type: int64, role: ignore}
+  m: {description: M., type: int64, role: ignore}
+  d: {description: D., type: int64, role: ignore}
+  day: {description: D., type: date, role: timestamp, derive: "make_date(y, m, d)"}
+  price: {description: P., type: double, role: attribute}
+  dear: {description: D., type: boolean, role: attribute, derive: price > 10}
+  kind:
+    {description: K., type: string, role: target, required: {train: true, score: false},
+     nullable: {train: false, score: true}, domain: {levels: [a, b], closed: true}}
+rules: []
+quarantine: {limit: 0.5}
+batch: {recent: 7}
+features: {grain: every_row, attributes: [price, dear], history: [{recipe: count, name: history_rows}]}
+split: {fractions: {train: 0.6, validation: 0.2, test: 0.2}}
+promotion: {margin: 0.001}
+"""
+
+
+def shop(folder: Path, text: str = SHOP) -> Contract:
+    path = folder / "pipeline.yaml"
+    path.write_text(text)
+    return load_contract(path)
+
+
+def test_rows_are_drawn_for_derived_columns(tmp_path: Path) -> None:
+    contract = shop(tmp_path)
+    days = [date(2024, 1, 1) + timedelta(days=n) for n in range(60)]
+    parts = {"y": [d.year for d in days], "m": [d.month for d in days], "d": [d.day for d in days]}
+    raw = {"client": [f"c{n % 7}" for n in range(60)], **parts, "price": [float(n) for n in range(60)]}
+    (tmp_path / "raw").mkdir()
+    pq.write_table(pa.table(raw | {"kind": ["a", "b"] * 30}), tmp_path / "raw" / "a.parquet")
+    path = make_drop(str(tmp_path / "raw"), AS_OF, 7, 1, tmp_path / "drop.parquet", contract).path
+    drop = pq.read_table(path)
+    assert drop.column_names == ["client", "y", "m", "d", "price"]
+    assert {(r["y"], r["m"], r["d"]) for r in drop.to_pylist()} == {(2024, 8, 24)}
+    assert {r["client"]: r["price"] for r in drop.to_pylist()} == {f"c{n % 7}": float(n) for n in range(53, 60)}
+    sent = rows_of(contract, drop, path.name).rows
+    read = request_reader(contract).read(json.dumps({"rows": sent}).encode()).columns
+    assert read["day"] == [AS_OF] * 7 and read["dear"] == [True] * 7
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("make_date(y, m, d)", "make_date(y, m, 1)", "the timestamp day is derived by make_date.y, m, 1.: only the"),
+        (
+            "type: string, role: entity",
+            "type: string, role: entity, derive: price::text",
+            "the entity client is derived",
+        ),
+    ],
+)
+def test_what_cannot_be_reversed_is_refused(tmp_path: Path, before: str, after: str, message: str) -> None:
+    contract = shop(tmp_path, SHOP.replace(before, after))
+    with pytest.raises(ConfigError, match=message):
+        make_drop(str(tmp_path), AS_OF, 7, 1, tmp_path / "drop.parquet", contract)

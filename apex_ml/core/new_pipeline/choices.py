@@ -19,6 +19,8 @@ MIN_ROWS = 30
 """Rows below which parts for training, validation and test would say nothing."""
 MAX_NULLS = 0.01
 """Share of nulls up to which a column can be entity or timestamp; its rows are quarantined."""
+MAX_OTHERS = 5
+"""Other columns that a comment names."""
 REPEATED = 1.5
 """Rows for each entity from which rows clearly outnumber entities."""
 
@@ -140,12 +142,51 @@ def _can_be_key(profile: TableProfile, name: str, taken: set[str]) -> bool:
 
 
 def _likely_entity(profile: TableProfile, taken: set[str]) -> str | None:
-    """The identifier with the most values that repeat: fewer values are groups. One named so comes first."""
+    return next((column.name for column in _likely_entities(profile, taken)), None)
+
+
+def _likely_entities(profile: TableProfile, taken: set[str]) -> list[ColumnProfile]:
+    """The identifiers that repeat. One named so comes first, then the one with the most values: fewer are groups."""
     repeating = [
         column
         for column in profile.columns
         if column.name in profile.identifiers and column.name not in taken and column.absent_share <= MAX_NULLS
         if column.known >= REPEATED * column.distinct
     ]
-    likely = max(repeating, key=lambda c: (is_named_as_identifier(c.name), c.distinct), default=None)
-    return likely.name if likely else None
+    return sorted(repeating, key=lambda c: (is_named_as_identifier(c.name), c.distinct), reverse=True)
+
+
+def entity_note(profile: TableProfile, choices: Choices) -> str:
+    """Why a column may be the entity, which others may, and how to choose one of them."""
+    entity = profile.column(choices.entity or choices.target)
+    taken = {choices.target, *filter(None, (choices.entity, choices.timestamp)), *choices.key, *choices.measures}
+    others = [
+        f"{visible(c.name)} ({c.distinct:,} values, {c.known / c.distinct:.1f} rows each)"
+        for c in _likely_entities(profile, taken)[:MAX_OTHERS]
+    ]
+    return (
+        f"the entity, whose earlier rows are the history: {entity.distinct:,} values, {_rows_each(entity):.1f} rows"
+        f" each; {_other_columns(others)}; choose with --entity NAME, or --entity - for none"
+    )
+
+
+def timestamp_note(profile: TableProfile, choices: Choices) -> str:
+    """Which column is the day of a row, which others may be, and how to choose one of them."""
+    others = [
+        f"{visible(c.name)} ({c.times.first:%Y-%m-%d} to {c.times.last:%Y-%m-%d}"
+        + (f", null in {c.null_share:.1%})" if c.nulls else ")")
+        for c in profile.columns
+        if c.times is not None and c.name not in (choices.timestamp, choices.target)
+    ]
+    return (
+        "the day of a row, which must be when it came, not a day that it is about, such as a birthday;"
+        f" {_other_columns(others[:MAX_OTHERS])}; choose with --timestamp NAME, or --timestamp - for none"
+    )
+
+
+def _rows_each(column: ColumnProfile) -> float:
+    return column.known / max(column.distinct, 1)
+
+
+def _other_columns(others: list[str]) -> str:
+    return f"others that could be it: {', '.join(others)}" if others else "no other column looks like one"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
 
@@ -52,6 +52,11 @@ class LeftOut:
 class _Draft:
     body: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+
+def with_note(plan: ColumnPlan, note: str) -> ColumnPlan:
+    """The plan with one more note for its comment."""
+    return replace(plan, notes=(note, *plan.notes))
 
 
 def plan_target(column: ColumnProfile) -> ColumnPlan:

@@ -70,7 +70,7 @@ def _window(profile: TableProfile, choices: Choices) -> str:
 def _keys(profile: TableProfile, columns: list[ColumnPlan]) -> Iterator[str]:
     """Text features of many levels that tell the classes apart, the strongest first.
 
-    A tree needs many splits for so many levels. What came of earlier rows of a level is one number to it.
+    A tree needs many splits for that number of levels. What came of earlier rows of a level is one number to it.
     """
     texts = [c for c in columns if c.is_feature and c.body["type"] == "string"]
     learned = {c.name for c in texts if "domain" not in c.body and "encoding" not in c.body}

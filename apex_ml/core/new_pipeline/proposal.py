@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from apex_ml.core.new_pipeline.choices import Choices
+from apex_ml.core.new_pipeline.choices import Choices, entity_note, timestamp_note
 from apex_ml.core.new_pipeline.columns import (
     ColumnPlan,
     LeftOut,
@@ -17,6 +17,7 @@ from apex_ml.core.new_pipeline.columns import (
     plan_source,
     plan_target,
     plan_timestamp,
+    with_note,
 )
 from apex_ml.core.new_pipeline.history import propose_history, rows_an_entity
 from apex_ml.core.table_profile.findings import LEAK_GAIN
@@ -70,9 +71,9 @@ def make_proposal(profile: TableProfile, choices: Choices, excluded: Mapping[str
         if column.name == choices.target:
             planned: ColumnPlan | LeftOut = plan_target(column)
         elif column.name == choices.entity:
-            planned = plan_entity(column)
+            planned = with_note(plan_entity(column), entity_note(profile, choices))
         elif column.name == choices.timestamp:
-            planned = plan_timestamp(column)
+            planned = with_note(plan_timestamp(column), timestamp_note(profile, choices))
         elif column.name in choices.key:
             planned = plan_key(column)
         elif column.name in sources and column.name not in choices.measures:
