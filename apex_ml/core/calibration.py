@@ -21,8 +21,8 @@ METHODS: tuple[Method, ...] = ("none", "temperature", "isotonic")
 FOLDS = 5
 SMALLEST = 1e-6
 """Floor of an isotonic probability, which keeps the loss finite for a class without cases."""
-MIN_ROWS: dict[Method, int] = {"none": 0, "temperature": 50, "isotonic": 200}
-"""Rows from which a method is tried: fitted on fewer, which a good model divides without an error, it says 0 and 1."""
+MIN_ROWS_TO_SHARPEN, MIN_ROWS_OF_ISOTONIC = 50, 200
+"""Rows from which probabilities can go nearer to 0 and 1: few rows are easily divided without an error."""
 WORTH = 1e-4
 """Nats by which a method must beat a simpler one on held-out folds. Otherwise the simpler one wins."""
 
@@ -77,8 +77,13 @@ def _tempered(q: np.ndarray, temperature: float) -> np.ndarray:
     return _normalised(np.exp(logits - logits.max(axis=1, keepdims=True)))
 
 
-def fit(method: Method, p: np.ndarray, y: np.ndarray, prior_ratio: tuple[float, ...] = ()) -> Calibration:
-    """Fit one method. `prior_ratio` is true prior over training prior by class, where training was weighted."""
+def fit(
+    method: Method, p: np.ndarray, y: np.ndarray, prior_ratio: tuple[float, ...] = (), *, sharpens: bool = True
+) -> Calibration:
+    """Fit one method. `prior_ratio` is true prior over training prior by class, where training was weighted.
+
+    A temperature that never `sharpens` is at least 1.
+    """
     corrected = Calibration(prior_ratio=prior_ratio).apply(p.astype(np.float64))
     if method == "temperature":
         from scipy.optimize import minimize_scalar
@@ -86,7 +91,9 @@ def fit(method: Method, p: np.ndarray, y: np.ndarray, prior_ratio: tuple[float, 
         def loss(log_temperature: float) -> float:
             return float(row_losses(_tempered(corrected, float(np.exp(log_temperature))), y).mean())
 
-        optimum = minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded", options={"xatol": 1e-4})
+        optimum = minimize_scalar(
+            loss, bounds=(-2.0 if sharpens else 0.0, 2.0), method="bounded", options={"xatol": 1e-4}
+        )
         return Calibration("temperature", float(np.exp(optimum.x)), (), prior_ratio)
     if method == "isotonic":
         from sklearn.isotonic import IsotonicRegression
@@ -121,13 +128,12 @@ def choose(
         ratio = prior_ratio
         if shifted:
             ratio = tuple((np.asarray(ratio or 1.0) * share_ratio(corrected[rows], y[rows])).tolist())
-        return fit(method, p[rows], y[rows], ratio)
+        return fit(method, p[rows], y[rows], ratio, sharpens=len(y) >= MIN_ROWS_TO_SHARPEN)
 
     folds = np.random.default_rng(seed).permutation(len(y)) % FOLDS
     losses: dict[str, float] = {}
-    for method in METHODS[:2] if shifted and not shares_last else METHODS:
-        if len(y) < MIN_ROWS[method]:
-            continue
+    only_temperature = len(y) < MIN_ROWS_OF_ISOTONIC or (shifted and not shares_last)
+    for method in METHODS[:2] if only_temperature else METHODS:
         held_out = np.empty(len(y))
         for fold in range(FOLDS):
             inside = folds == fold
@@ -135,7 +141,7 @@ def choose(
                 continue
             found = fitted(method, ~inside)
             held_out[inside] = row_losses(found.apply(p[inside].astype(np.float64)), y[inside])
-        losses[method] = float(held_out.mean())
+        losses[method] = float(held_out.mean()) if len(y) >= FOLDS else float("inf")
     best: Method = "none"
     for method in METHODS[1:]:
         if method in losses and losses[method] < losses[best] - WORTH:

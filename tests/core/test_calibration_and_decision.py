@@ -78,13 +78,17 @@ def test_a_class_that_validation_lacks_keeps_a_finite_loss() -> None:
 
 
 def test_few_rows_that_are_divided_without_an_error_do_not_make_probabilities_of_zero_and_one() -> None:
-    y = np.arange(12) % 2
-    right = np.where(y == 1, 0.8, 0.3)
-    chosen, losses = calibration.choose(np.column_stack([1 - right, right]), y, seed=1)
-    assert chosen.method == "none" and set(losses) == {"none"}
-    y = np.arange(120) % 2
-    p = np.where(y == 1, 0.8, 0.3)
-    assert set(calibration.choose(np.column_stack([1 - p, p]), y, seed=1)[1]) == {"none", "temperature"}
+    def chosen(rows: int, right: float) -> tuple[calibration.Calibration, set[str]]:
+        y = np.arange(rows) % 2
+        p = np.where((y == 1) == (np.arange(rows) % 6 > 0), right, 1 - right)  # of the first class a third is wrong
+        p = p if right > 0.9 else np.where(y == 1, right, 1 - right)
+        found, losses = calibration.choose(np.column_stack([1 - p, p]), y, seed=1)
+        return found, set(losses)
+
+    assert chosen(12, 0.8) == (calibration.Calibration(), {"none", "temperature"})
+    assert chosen(120, 0.8)[0].temperature < 1 and chosen(120, 0.8)[1] == {"none", "temperature"}
+    # too much confidence is seen in few rows, too
+    assert chosen(48, 0.999)[0].temperature > 2
 
 
 def test_weights_make_the_rare_class_predictable() -> None:

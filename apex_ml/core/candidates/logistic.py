@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from apex_ml.contract.feature_column import FeatureColumn
@@ -88,7 +90,11 @@ class Logistic(Candidate):
         scale[usable] = np.maximum(np.nanstd(known[:, usable], axis=0), 1e-9)
         weight = "balanced" if context.class_weights == "balanced" else None
         model = LogisticRegression(C=1 / params["penalty"], max_iter=200, class_weight=weight, tol=1e-4)
-        model.fit(design(train.x, widths, centre, scale), train.y)
+        with warnings.catch_warnings():
+            # the validation loss tells how good the fit is, of rare classes and where more iterations would change it
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.filterwarnings("ignore", message="The number of unique classes", category=UserWarning)
+            model.fit(design(train.x, widths, centre, scale), train.y)
         coefficients, intercepts = _full(model, len(context.classes))
         content = {
             "widths": widths,
