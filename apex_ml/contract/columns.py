@@ -102,6 +102,11 @@ class Column(ContractPart):
         return arrow_type_of(self.type, self.decimals, self.timezone)
 
     @property
+    def is_instant(self) -> bool:
+        """Whether its values are points in time, rather than times on a clock without a zone."""
+        return self.type == "timestamp" and self.timezone is not None
+
+    @property
     def is_categorical(self) -> bool:
         """Whether its values are levels for a model, rather than numbers."""
         return self.type in ("string", "boolean") or self.domain is not None
@@ -247,11 +252,8 @@ class Column(ContractPart):
         return self.type in NUMBERS and not isinstance(bound, date)
 
     def _role_faults(self) -> Iterator[str]:
-        if self.role == "timestamp" and self.type != "date":
-            remedy = "write type: date"
-            if self.type == "timestamp":
-                remedy += f", or derive the day of {self.name} in another column, by date_trunc"
-            yield f"the timestamp column needs type date, not {self.type}: {remedy}"
+        if self.role == "timestamp" and self.type not in ("date", "timestamp"):
+            yield f"the timestamp column needs type date or timestamp, not {self.type}: write one of them"
         if self.role == "key" and self.type not in KEY_TYPES:
             yield f"a key needs type {' or '.join(KEY_TYPES)}, not {self.type}"
         if self.role == "target":

@@ -66,10 +66,10 @@ class Outside:
 
 @dataclass(frozen=True)
 class OnOrAfter:
-    """A day is not before another. With ``AS_OF`` the other day is a parameter of the run."""
+    """A day or a time is not before another. A text names the parameter of the run that gives the other one."""
 
     column: str
-    day: date | Literal["as_of"]
+    day: date | str
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,27 @@ def row_rules(contract: Contract, use: Use, as_of: date | Literal["as_of"] | Non
             yield RowRule(rule.columns, f"{rule.name}: {rule.description}", severity, broken)
         elif isinstance(rule, BeforeAsOfRule) and as_of is not None:
             (when,) = rule.columns
-            yield RowRule(rule.columns, f"{rule.name}: before {as_of}", severity, OnOrAfter(when, as_of))
+            column = contract.columns[when]
+            day = as_of_parameter(column) if isinstance(as_of, str) else column.bound(as_of)
+            assert isinstance(day, date | str)
+            yield RowRule(rule.columns, f"{rule.name}: before {as_of}", severity, OnOrAfter(when, day))
+
+
+def as_of_parameter(column: Column) -> str:
+    """The name of the parameter that gives a run's point in time for a column: the first instant of a day differs.
+
+    >>> as_of_parameter(Column(name="day", description="Day.", type="date", role="timestamp"))
+    'as_of'
+    """
+    zone = column.timezone if column.is_instant else None
+    return AS_OF if zone is None else f"{AS_OF}_{re.sub('[^A-Za-z0-9]', '_', zone)}"
+
+
+def as_of_columns(contract: Contract) -> Iterator[Column]:
+    """The columns whose values a rule compares with a run's point in time."""
+    for rule in contract.rules:
+        if isinstance(rule, BeforeAsOfRule):
+            yield contract.columns[rule.columns[0]]
 
 
 def range_text(check: RangeCheck) -> str:

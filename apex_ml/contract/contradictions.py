@@ -17,6 +17,9 @@ from apex_ml.contract.rules import BeforeAsOfRule, PairsRule, Rule
 from apex_ml.text import folded
 from apex_ml.wording import did_you_mean
 
+TIMES = ("date", "timestamp")
+"""Types of columns that have a place in time."""
+
 _ONE_OF_EACH = {
     "entity": "the column with the entity of a row",
     "timestamp": "the column with the date of a row",
@@ -131,12 +134,22 @@ class Parts:
                 yield ("features", "attributes", nr), fault
             elif name in self.attributes[:nr]:
                 yield ("features", "attributes", nr), f"{name} is listed twice: remove one"
+        yield from self._days_since_faults()
+        yield from self._calendar_faults()
+
+    def _days_since_faults(self) -> Iterator[tuple[Place, str]]:
         for nr, name in enumerate(self.days_since):
             column = self.columns.get(name) if isinstance(name, str) else None
             if fault := self.role_fault(name, "attribute"):
                 yield ("features", "days_since", nr), fault
-            elif column is not None and column.type != "date":
-                yield ("features", "days_since", nr), f"{name} is not a date: its type is {column.type}"
+            elif column is not None and column.type not in TIMES:
+                yield ("features", "days_since", nr), f"{name} is neither a date nor a time: its type is {column.type}"
+            elif column is not None and column.is_instant and not self._knows_instants():
+                yield (
+                    ("features", "days_since", nr),
+                    f"{name} is an instant, and the time of a row is none: give the column with the role timestamp the"
+                    " type timestamp and a timezone",
+                )
             elif column is not None and column.domain is not None:
                 yield (
                     ("features", "days_since", nr),
@@ -144,9 +157,24 @@ class Parts:
                 )
             elif name in self.days_since[:nr]:
                 yield ("features", "days_since", nr), f"{name} is listed twice: remove one"
+
+    def _calendar_faults(self) -> Iterator[tuple[Place, str]]:
         for nr, part in enumerate(self.calendar):
             if part in self.calendar[:nr]:
                 yield ("features", "calendar", nr), f"{part} is listed twice: remove one"
+            elif part == "hour" and (when := self._when()) is not None and when.type != "timestamp":
+                yield (
+                    ("features", "calendar", nr),
+                    f"{when.name} is of type {when.type}, which has no hour: write type: timestamp, or remove hour",
+                )
+
+    def _when(self) -> Column | None:
+        """The timestamp column; None without one, or when it cannot be read."""
+        return next((self.columns[name] for name, role in self.roles.items() if role == "timestamp"), None)
+
+    def _knows_instants(self) -> bool:
+        when = self._when()
+        return when is None or when.is_instant
 
     def role_fault(self, name: Any, role: Role) -> str:
         """Why a name is not a column with the role; empty when it is."""
@@ -210,5 +238,5 @@ class Parts:
                         for level in sorted(levels)
                         if (normal := column.normal_form(level)) != level
                     )
-        if isinstance(rule, BeforeAsOfRule) and known[0] is not None and known[0].type != "date":
-            yield f"{known[0].name} is not a date: its type is {known[0].type}"
+        if isinstance(rule, BeforeAsOfRule) and known[0] is not None and known[0].type not in TIMES:
+            yield f"{known[0].name} is neither a date nor a time: its type is {known[0].type}"

@@ -26,11 +26,11 @@ ALPHABET = [chr(n) for n in range(32, 127)]
 
 
 def example_row(contract: Contract, reader: RequestReader, since: date, today: date) -> dict[str, Any] | None:
-    """A row dated today or, if the rules or `since` exclude today, on another day from `since` on.
+    """A row of today or, if the rules or `since` exclude today, of another time from `since` on.
 
     It has the required keys of a request. None when no combination of a few values of each column is valid.
     """
-    day = max(since, today)
+    day = max(since.date() if isinstance(since, datetime) else since, today)
     needed = [c for c in contract.file_columns.values() if c.required.score]
     values = [[value for value in _values(c, day, since) if reader.accepts(c.name, value)][:8] for c in needed]
     for chosen in islice(product(*values), TRIED):

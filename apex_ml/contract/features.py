@@ -9,7 +9,7 @@ from pydantic import Field
 from apex_ml.contract.part import ContractPart
 from apex_ml.contract.recipes import HistoryRecipe
 
-CalendarPart = Literal["day_of_week", "day_of_month", "month", "quarter", "weekend"]
+CalendarPart = Literal["day_of_week", "day_of_month", "month", "quarter", "weekend", "hour"]
 
 
 class Features(ContractPart):

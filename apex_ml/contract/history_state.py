@@ -27,14 +27,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class LastDate:
-    """Day of the latest row; null without rows."""
+    """Time of the latest row; null without rows."""
 
 
 @dataclass(frozen=True)
 class LastTarget:
     """Place of the latest row's target among the classes, from 1; 0 for none of them, null without rows.
 
-    Of several rows on the latest day the one counts whose target is the last in the domain.
+    Of several rows of the latest time the one counts whose target is the last in the domain.
     """
 
 
@@ -54,7 +54,7 @@ class KnownValues:
 
 @dataclass(frozen=True)
 class DaySum:
-    """Sum of the rows' days since 1970-01-01, to a power; with `level` of the rows that have this target."""
+    """Sum of the rows' days since 1970-01-01, in UTC, to a power; with `level` of the rows that have this target."""
 
     power: Literal[1, 2] = 1
     level: str | None = None
@@ -77,7 +77,7 @@ class Extreme:
 
 @dataclass(frozen=True)
 class LatestValue:
-    """Value of a measure on the latest day that has one, in its smallest unit; the largest of several on that day."""
+    """Value of a measure at the latest time that has one, in its smallest unit; the largest of several at that time."""
 
     measure: str
 
@@ -112,10 +112,10 @@ ALL_ROWS = Scope()
 
 
 class StateColumn(NamedTuple):
-    """One column of the state, with its type in DuckDB."""
+    """One column of the state: an integer, or a time as the timestamp column has it."""
 
     name: str
-    type: Literal["BIGINT", "DATE"]
+    type: Literal["integer", "time"]
     aggregate: Aggregate
     scope: Scope = ALL_ROWS
 
@@ -124,14 +124,14 @@ class StateColumn(NamedTuple):
         return self if scope == ALL_ROWS else self._replace(name=state_name(self.name, *scope), scope=scope)
 
 
-ROW_COUNT = StateColumn(EARLIER_ROWS, "BIGINT", Rows())
-LATEST_DATE = StateColumn(LAST_DATE, "DATE", LastDate())
-LATEST_TARGET = StateColumn(LAST_TARGET, "BIGINT", LastTarget())
+ROW_COUNT = StateColumn(EARLIER_ROWS, "integer", Rows())
+LATEST_DATE = StateColumn(LAST_DATE, "time", LastDate())
+LATEST_TARGET = StateColumn(LAST_TARGET, "integer", LastTarget())
 
 
 def level_count(contract: Contract, level: str) -> StateColumn:
     """Earlier rows with a target level."""
-    return StateColumn(count_name(class_labels(contract.classes)[level]), "BIGINT", Rows(level))
+    return StateColumn(count_name(class_labels(contract.classes)[level]), "integer", Rows(level))
 
 
 def distinct_attributes(contract: Contract, by: tuple[str, ...] = ()) -> tuple[str, ...]:

@@ -32,6 +32,8 @@ from apex_ml.contract.salvage import cause_of, hidden_contradictions, with_name,
 from apex_ml.contract.split import Split
 from apex_ml.json_text import json_text
 
+MICROSECONDS_A_DAY = 86_400_000_000
+
 
 class Contract(Wording):
     """The contract of a data set. :func:`load_contract` reads it."""
@@ -122,6 +124,21 @@ class Contract(Wording):
     def has_history(self) -> bool:
         """Whether an entity can have earlier rows: rows have an entity and a date."""
         return self.has_entity and self.has_timestamp
+
+    @property
+    def has_instants(self) -> bool:
+        """Whether rows have a time of day, so that of one day some are earlier than others."""
+        return self.has_timestamp and self._only("timestamp").type == "timestamp"
+
+    @property
+    def time_type(self) -> pa.DataType:
+        """Arrow type of the timestamp column."""
+        return self._only("timestamp").arrow_type if self.has_timestamp else pa.date32()
+
+    @property
+    def times_a_day(self) -> int:
+        """Units of time of a day: 1 where rows are dated, microseconds where they have a time of day."""
+        return MICROSECONDS_A_DAY if self.has_instants else 1
 
     @property
     def entity(self) -> str:

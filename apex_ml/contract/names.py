@@ -42,12 +42,12 @@ SINCE = "history_since"
 """Column of the snapshot of a history with a lag: the first day of the rows that have a state."""
 KEY = "history_key"
 """Number of the values by which rows share a history, of another key than the entity."""
-DAY = "history_day"
+TIME = "history_time"
 PLACE = "history_place"
 
 
 _OF_STATE = (EARLIER_ROWS, LAST_DATE, LAST_TARGET, DAYS, DAYS_SQUARED, SINCE_LAST)
-_OF_HISTORY = (*_OF_STATE, WINDOW_DAYS, SINCE, POSITION, KEY, DAY, PLACE)
+_OF_HISTORY = (*_OF_STATE, WINDOW_DAYS, SINCE, POSITION, KEY, TIME, PLACE)
 
 
 def count_name(label: str) -> str:

@@ -21,6 +21,8 @@ from apex_ml.contract.conditions import (
     NotMatching,
     OnOrAfter,
     Outside,
+    as_of_columns,
+    as_of_parameter,
     column_rules,
     row_rules,
 )
@@ -97,7 +99,7 @@ def _flags_first(regex: str) -> tuple[str, str]:
 def expectations(contract: Contract, use: Use) -> list[Expectation]:
     """The expectations for an accepted batch: the row rules again, by an independent engine, and rules of the batch.
 
-    The parameter ``as_of`` is given at run time.
+    The run's point in time is given at run time, as the parameters of :func:`as_of_parameters`.
     """
     suite = [
         Expectation("expect_table_row_count_to_be_between", "error", {"min_value": 1}),
@@ -112,6 +114,12 @@ def expectations(contract: Contract, use: Use) -> list[Expectation]:
         broken = _with_texts(rule.broken) if as_text.issuperset(rule.columns) else rule.broken
         suite += [Expectation(kind, rule.severity, kwargs, label) for kind, kwargs in _expected(broken)]
     return suite
+
+
+def as_of_parameters(contract: Contract, as_of: date) -> dict[str, Any]:
+    """The run's point in time as each of the columns that is compared with it has it."""
+    of_columns = {as_of_parameter(column): _bound(column.bound(as_of)) for column in as_of_columns(contract)}
+    return {AS_OF: _bound(as_of), **of_columns}
 
 
 def _expected(broken: Condition) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -19,11 +19,12 @@ from apex_ml.contract.columns import Column
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.features import CalendarPart
 from apex_ml.contract.history_state import StateColumn, whole_state
-from apex_ml.contract.model import Contract
+from apex_ml.contract.model import MICROSECONDS_A_DAY, Contract
 from apex_ml.contract.names import calendar_name, days_since_name
 from apex_ml.contract.recipes.interface import RowStates, numeric
+from apex_ml.core.row_time import clock_of, days_of, times_of
 
-MICROSECONDS_A_DAY = 86_400e6
+MICROSECONDS_AN_HOUR = MICROSECONDS_A_DAY // 24
 EXAMPLE_KEY = ("entity", "timestamp")
 
 
@@ -53,6 +54,19 @@ def feature_columns(contract: Contract) -> tuple[FeatureColumn, ...]:
     for recipe in contract.features.history:
         columns += [feature.column for feature in recipe.scoped(contract)]
     return tuple(columns)
+
+
+def _days_since(contract: Contract, table: pa.Table, attribute: str) -> pa.Array:
+    """The days from the date or time in an attribute to the row: on the clock, unless both are instants."""
+    column = contract.columns[attribute]
+    times = times_of(contract, table) if column.is_instant else clock_of(contract, table)
+    return pc.subtract(pa.array(times / contract.times_a_day), feature_values(column, table.column(attribute)))
+
+
+def _calendar(contract: Contract, table: pa.Table, part: CalendarPart) -> pa.Array:
+    if part == "hour":
+        return numeric(clock_of(contract, table) % MICROSECONDS_A_DAY // MICROSECONDS_AN_HOUR)
+    return numeric(calendar_part(days_of(contract, table), part))
 
 
 def calendar_part(days: np.ndarray, part: CalendarPart) -> np.ndarray:
@@ -88,7 +102,7 @@ def feature_values(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_floating(values.type):  # of a file of features, too
         return values.cast(pa.float64())
     if column.type == "timestamp":
-        return pc.divide(values.cast(pa.int64()).cast(pa.float64(), safe=False), MICROSECONDS_A_DAY)
+        return pc.divide(values.cast(pa.int64()).cast(pa.float64(), safe=False), float(MICROSECONDS_A_DAY))
     # a number with more than 53 bits becomes the nearest one that a double has
     return (values.cast(pa.int32()) if column.type == "date" else values).cast(pa.float64(), safe=False)
 
@@ -131,12 +145,6 @@ def row_inputs(contract: Contract, names: Collection[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(inputs))
 
 
-def days_of(contract: Contract, table: pa.Table) -> np.ndarray:
-    """The days of the rows since 1970-01-01, int64, (n,)."""
-    days: np.ndarray = table.column(contract.timestamp).cast(pa.int32()).to_numpy().astype(np.int64)
-    return days
-
-
 def finish(contract: Contract, table: pa.Table, only: Collection[str] | None = None) -> pa.Table:
     """Add the features that depend on the row's own date. Training and scoring both use this function.
 
@@ -144,8 +152,8 @@ def finish(contract: Contract, table: pa.Table, only: Collection[str] | None = N
     :func:`feature_columns`: strings, and float64 with null for unknown values. `only` limits the result to these
     features, which need only the columns of :func:`state_needed`; an empty one means all.
     """
-    # without a timestamp nothing reads the days
-    days = days_of(contract, table) if contract.has_timestamp else np.zeros(table.num_rows, np.int64)
+    # without a timestamp nothing reads the times
+    times = times_of(contract, table) if contract.has_timestamp else np.zeros(table.num_rows, np.int64)
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
 
     def is_needed(name: str) -> bool:
@@ -155,12 +163,11 @@ def finish(contract: Contract, table: pa.Table, only: Collection[str] | None = N
         columns[name] = feature_values(contract.columns[name], table.column(name))
     for attribute in contract.features.days_since:
         if is_needed(name := days_since_name(attribute)):
-            then = feature_values(contract.columns[attribute], table.column(attribute))
-            columns[name] = pc.subtract(pa.array(days.astype(np.float64)), then)
+            columns[name] = _days_since(contract, table, attribute)
     for part in contract.features.calendar:
         if is_needed(name := calendar_name(contract.timestamp, part)):
-            columns[name] = numeric(calendar_part(days, part))
-    rows = RowStates(table, days)
+            columns[name] = _calendar(contract, table, part)
+    rows = RowStates(table, times, contract.times_a_day)
     for recipe in contract.features.history:
         for feature in recipe.scoped(contract):
             if is_needed(feature.column.name):

@@ -1,4 +1,4 @@
-"""The history state of many rows in one pass over the rows sorted by entity and day.
+"""The history state of many rows in one pass over the rows sorted by entity and time.
 
 :func:`apex_ml.sql.features.select_state` computes the same state with a join, for any dates. Here the rows of an
 entity are sorted, so that the state is the difference of two running sums. Both give the same integers.
@@ -7,7 +7,6 @@ entity are sorted, so that the state is the difference of two running sums. Both
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import date
 
 import numpy as np
 import pyarrow as pa
@@ -29,27 +28,26 @@ from apex_ml.contract.history_state import (
     state_columns,
 )
 from apex_ml.contract.model import Contract
-from apex_ml.contract.names import DAY, KEY, PLACE, POSITION, SINCE, WINDOW_DAYS, exact_name
+from apex_ml.contract.names import KEY, PLACE, POSITION, SINCE, TIME, WINDOW_DAYS, exact_name
 from apex_ml.core.history_aggregates import DistinctCounts, Extremes, LatestValues, RangeAggregate, Sums
+from apex_ml.core.row_time import time_array
 from apex_ml.core.timeline import Timeline
-
-EPOCH = date(1970, 1, 1)
 
 
 def settle_ties(contract: Contract, table: pa.Table, key: str | None = None) -> tuple[pa.Table, bool]:
-    """Sort rows of the same entity, or of the same value of `key`, and day by target, measures (null last), position.
+    """Sort rows of the same entity, or of the same value of `key`, and time by target, measures (null last), position.
 
     Also returns whether some rows are equal in all of these except the position. Only such rows can be duplicates.
     """
     key = key or contract.entity
-    entities, days = table.column(key).combine_chunks(), table.column(DAY).to_numpy()
+    entities, times = table.column(key).combine_chunks(), table.column(TIME).to_numpy()
     tied = np.zeros(table.num_rows + 1, bool)
     if table.num_rows:
-        tied[1:-1] = pc.equal(entities[1:], entities[:-1]).to_numpy(zero_copy_only=False) & (days[1:] == days[:-1])
+        tied[1:-1] = pc.equal(entities[1:], entities[:-1]).to_numpy(zero_copy_only=False) & (times[1:] == times[:-1])
     rows = np.flatnonzero(tied[1:] | tied[:-1])
     if not len(rows):
         return table, False
-    among = table.drop_columns([key, DAY]).take(pa.array(rows))
+    among = table.drop_columns([key, TIME]).take(pa.array(rows))
     keys = [among.column(POSITION).to_numpy()]
     for measure in reversed(contract.named("measure")):
         column = among.column(exact_name(measure))
@@ -58,7 +56,7 @@ def settle_ties(contract: Contract, table: pa.Table, key: str | None = None) -> 
     ranking = np.lexsort(keys)
     alike = np.logical_and.reduce([key[ranking[1:]] == key[ranking[:-1]] for key in keys[1:]])
     ordered, mask = among.take(pa.array(ranking)), pa.array(tied[1:] | tied[:-1])
-    for name in ordered.column_names:  # entity and day are the same in all of them
+    for name in ordered.column_names:  # entity and time are the same in all of them
         settled = pc.replace_with_mask(table.column(name), mask, ordered.column(name).combine_chunks())
         table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), settled)
     return table, bool(alike.any())
@@ -103,7 +101,7 @@ class Replay:
     def __init__(self, contract: Contract, table: pa.Table, by: tuple[str, ...] = ()) -> None:
         self.contract, self.table, self._key = contract, table, KEY if by else contract.entity
         self._entities = table.column(self._key).combine_chunks()
-        self._days, self._places = _integers(table, DAY), _integers(table, PLACE)
+        self._times, self._places = _integers(table, TIME), _integers(table, PLACE)
         changes = np.ones(table.num_rows + 1, bool)
         if table.num_rows:
             changes[1:-1] = pc.not_equal(self._entities[1:], self._entities[:-1]).to_numpy(zero_copy_only=False)
@@ -111,7 +109,8 @@ class Replay:
         # rows firsts[i] … ends[i] - 1 belong to entity i
         self._firsts, self._ends = bounds[:-1], bounds[1:]
         self._numbers = np.repeat(np.arange(len(self._firsts)), self._ends - self._firsts)
-        self._timeline = Timeline(self._numbers, self._days)
+        self._timeline = Timeline(self._numbers, self._times)
+        self._lag = contract.features.history_lag_days * contract.times_a_day
         self._columns = state_columns(contract, by)
         self._aggregates: dict[Aggregate, RangeAggregate] = {
             aggregate: self._aggregate(aggregate)
@@ -126,7 +125,7 @@ class Replay:
             case Extreme(measure, side):
                 return Extremes(*self._known(measure), side)
             case LatestValue(measure):
-                return LatestValues(*self._known(measure), self._numbers, self._days)
+                return LatestValues(*self._known(measure), self._numbers, self._times)
         return Sums(self._summed(aggregate), self.table.num_rows)
 
     def _known(self, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +144,7 @@ class Replay:
                 values = self.table.column(exact_name(measure))
                 return values.is_valid().to_numpy() if values.null_count else None
             case DaySum(power, level):
-                days = self._days**power
+                days = (self._times // self.contract.times_a_day) ** power
                 return days if level is None else np.where(self._has_level(level), days, 0)
         return None
 
@@ -153,30 +152,22 @@ class Replay:
         equal: np.ndarray = self._places == self.contract.classes.index(level) + 1
         return equal
 
-    def _rows_before(self, entities: np.ndarray, *days: np.ndarray) -> list[np.ndarray]:
-        """The number of the first row of the entities (numbers from 0) that is not dated before each of the days."""
-        return [self._timeline.first_from(entities, before) for before in days]
-
-    def _state(self, entities: np.ndarray, days: np.ndarray, columns: Iterable[StateColumn]) -> pa.Table:
-        """The state of the entities (numbers from 0) before the days; both have shape (n,)."""
-        before = days - self.contract.features.history_lag_days
+    def _state(self, entities: np.ndarray, times: np.ndarray, columns: Iterable[StateColumn]) -> pa.Table:
+        """The state of the entities (numbers from 0) before the times; both have shape (n,)."""
+        before = times - self._lag
         begins: dict[int | None, np.ndarray] = {None: self._firsts[entities]}
-        windows = dict.fromkeys(column.scope.window for column in self._columns if column.scope.window)
-        ends, *others = self._rows_before(entities, before, *(before - window for window in windows))
-        begins |= dict(zip(windows, others, strict=True))
+        for window in dict.fromkeys(column.scope.window for column in self._columns if column.scope.window):
+            begins[window] = self._timeline.first_from(entities, before - window * self.contract.times_a_day)
+        ends = self._timeline.first_from(entities, before)
         unknown = ends == begins[None]
         latest = np.maximum(ends - 1, 0)
-
-        def day(values: np.ndarray, mask: np.ndarray | None = None) -> pa.Array:
-            return pa.array(values.astype(np.int32), pa.int32(), mask=mask).cast(pa.date32())
-
         state = {
             self._key: self._entities.take(pa.array(begins[None])),
-            self.contract.timestamp: day(days),
+            self.contract.timestamp: time_array(self.contract, times),
         }
         for column in columns:
             if isinstance(column.aggregate, LastDate):
-                state[column.name] = day(self._days[latest], unknown)
+                state[column.name] = time_array(self.contract, self._times[latest], unknown)
             elif isinstance(column.aggregate, LastTarget):
                 state[column.name] = pa.array(self._places[latest], mask=unknown)
             else:
@@ -184,18 +175,18 @@ class Replay:
         return pa.table(state)
 
     def every_row(self) -> pa.Table:
-        """The state of each row before its own day, with the row's position."""
-        state = self._state(self._numbers, self._days, self._columns)
+        """The state of each row before its own time, with the row's position."""
+        state = self._state(self._numbers, self._times, self._columns)
         return state.append_column(POSITION, self.table.column(POSITION))
 
     def last_rows(self) -> tuple[pa.Table, pa.Array]:
-        """The state of each entity before the day of its last row, with the row's position.
+        """The state of each entity before the time of its last row, with the row's position.
 
-        Of several rows on that day it takes the one that :func:`~apex_ml.sql.features.select_examples` chooses. Where
+        Of several rows of that time it takes the one that :func:`~apex_ml.sql.features.select_examples` chooses. Where
         the choice depends on the attributes, the position is null, and the second result holds the candidates.
         """
         last = self._ends - 1
-        state = self._state(np.arange(len(last)), self._days[last], self._columns)
+        state = self._state(np.arange(len(last)), self._times[last], self._columns)
         chosen, open_rows = self._settle(last)
         positions = self.table.column(POSITION).combine_chunks()
         settled = pc.if_else(pa.array(chosen >= 0), positions.take(pa.array(np.maximum(chosen, 0))), None)
@@ -205,9 +196,9 @@ class Replay:
         """Row of each entity's last row, -1 where it is not decided, and the candidate rows of these entities."""
         chosen = last.copy()
         several = last > self._firsts
-        several[several] = self._days[last[several] - 1] == self._days[last[several]]
+        several[several] = self._times[last[several] - 1] == self._times[last[several]]
         owners = self._numbers
-        rows = np.flatnonzero(several[owners] & (self._days == self._days[last][owners]))
+        rows = np.flatnonzero(several[owners] & (self._times == self._times[last][owners]))
         keys = [owners[rows]]
         for measure in self.contract.named("measure"):
             column = self.table.column(exact_name(measure))
@@ -224,58 +215,59 @@ class Replay:
         chosen[still] = -1
         return chosen, rows[equal & still[ranks[0]]]
 
-    def snapshot(self, as_of: date) -> pa.Table:
-        """The states of every entity that rows dated on or after one day have, without that day.
+    def snapshot(self, since: int) -> pa.Table:
+        """The states of every entity that rows from one time on have.
 
-        With `history_lag_days` the last of these days before `as_of` count for later rows only. So an entity has one
-        state for rows from `as_of` on, and one more for each of those days with rows; `SINCE` is the day from which on
-        rows have it, and they have the latest of them.
+        With `history_lag_days` the rows of the last days before `since` count for later rows only. So an entity has one
+        state for rows from then on, and one more for each time in those days with rows; `SINCE` is the time from which
+        on rows have it, and they have the latest of them.
 
-        A window moves on with the day of the row that is scored. For each day of which a later row's window may be the
-        first to hold rows, `WINDOW_DAYS` has the day, and a column of a window a list of the state of the rows from
-        that day on, both in the order of the days.
+        A window moves on with the time of the row that is scored. For each time of which a later row's window may be
+        the first to hold rows, `WINDOW_DAYS` has the time, and a column of a window a list of the state of the rows
+        from then on, both in the order of time.
         """
-        owners, since = self._states_from((as_of - EPOCH).days)
+        owners, times = self._states_from(since)
         plain = [column for column in self._columns if column.scope.window is None]
-        state = self._state(owners, since, plain)
-        if self.contract.features.history_lag_days:
+        state = self._state(owners, times, plain)
+        if self._lag:
             state = state.rename_columns({self.contract.timestamp: SINCE})
         else:
             state = state.drop_columns([self.contract.timestamp])
         if not (longest := longest_window(self._columns)):
             return state
-        before = since - self.contract.features.history_lag_days
-        ends, oldest = self._rows_before(owners, before, before - longest)
-        days = np.flatnonzero(self._is_first_of_day())
-        lows, highs = np.searchsorted(days, oldest), np.searchsorted(days, ends)
+        before = times - self._lag
+        ends = self._timeline.first_from(owners, before)
+        oldest = self._timeline.first_from(owners, before - longest * self.contract.times_a_day)
+        firsts = np.flatnonzero(self._is_first_of_time())
+        lows, highs = np.searchsorted(firsts, oldest), np.searchsorted(firsts, ends)
         lengths = highs - lows
         offsets = np.append(0, np.cumsum(lengths))
         places = np.arange(offsets[-1]) + np.repeat(lows - offsets[:-1], lengths)
-        for name, values in self._from_each_day(days[places], np.repeat(ends, lengths)):
+        for name, values in self._from_each_time(firsts[places], np.repeat(ends, lengths)):
             lists = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
             state = state.append_column(name, lists)
         return state
 
-    def _states_from(self, as_of: int) -> tuple[np.ndarray, np.ndarray]:
-        """The number of the entity of each state of the snapshot, and the day from which on rows have it."""
+    def _states_from(self, since: int) -> tuple[np.ndarray, np.ndarray]:
+        """The number of the entity of each state of the snapshot, and the time from which on rows have it."""
         everyone = np.arange(len(self._firsts))
-        first = np.full(len(everyone), as_of)
-        if not (lag := self.contract.features.history_lag_days):
+        first = np.full(len(everyone), since)
+        if not self._lag:
             return everyone, first
-        newer = np.flatnonzero(self._is_first_of_day() & (self._days >= as_of - lag) & (self._days < as_of))
+        newer = np.flatnonzero(self._is_first_of_time() & (self._times >= since - self._lag) & (self._times < since))
         owners = np.append(everyone, self._numbers[newer])
-        since = np.append(first, self._days[newer] + 1 + lag)
-        ranking = np.lexsort([since, owners])
-        return owners[ranking], since[ranking]
+        times = np.append(first, self._times[newer] + 1 + self._lag)
+        ranking = np.lexsort([times, owners])
+        return owners[ranking], times[ranking]
 
-    def _is_first_of_day(self) -> np.ndarray:
-        """Whether a row is the first of its entity and day, shape (n,)."""
-        is_first = np.append(True, self._days[1:] != self._days[:-1])[: len(self._days)]
+    def _is_first_of_time(self) -> np.ndarray:
+        """Whether a row is the first of its entity and time, shape (n,)."""
+        is_first = np.append(True, self._times[1:] != self._times[:-1])[: len(self._times)]
         is_first[self._firsts] = True
         return is_first
 
-    def _from_each_day(self, begins: np.ndarray, ends: np.ndarray) -> Iterator[tuple[str, pa.Array]]:
-        yield WINDOW_DAYS, pa.array(self._days[begins].astype(np.int32), pa.int32()).cast(pa.date32())
+    def _from_each_time(self, begins: np.ndarray, ends: np.ndarray) -> Iterator[tuple[str, pa.Array]]:
+        yield WINDOW_DAYS, time_array(self.contract, self._times[begins])
         for column in self._columns:
             if column.scope.window is not None:
                 yield column.name, self._aggregates[column.aggregate].over(begins, ends)

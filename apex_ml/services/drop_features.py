@@ -10,7 +10,7 @@ from apex_ml.contract.roles import STORED_ROLES
 from apex_ml.core.features import row_inputs, state_needed
 from apex_ml.services.accepted_rows import load_rows
 from apex_ml.services.scorer import Scorer
-from apex_ml.sql.drop_features import EARLY, add_early, create_early_table, from_day, join_snapshot, select_named
+from apex_ml.sql.drop_features import EARLY, add_early, create_early_table, join_snapshot, not_early, select_named
 from apex_ml.sql.rows import ROWS
 from apex_ml.sql.session import count_rows
 
@@ -28,9 +28,9 @@ def features_query(con: engine.StrictConnection, scorer: Scorer, accepted: str, 
     if not (needed := state_needed(contract, features)):
         return query
     with engine.errors_name(name):
-        con.execute(create_early_table(contract, query, scorer.as_of))
+        con.execute(create_early_table(contract, query, scorer.since))
         (early,) = engine.one_row(con, count_rows(EARLY))
-        asked = from_day(contract, query, scorer.as_of) if early else f"({query})"
+        asked = not_early(contract, query, scorer.since) if early else f"({query})"
         # a snapshot of an earlier edition has one state per entity, also with a lag
         has_since = SINCE in pq.read_schema(scorer.snapshot).names
         query = join_snapshot(contract, asked, scorer.snapshot, needed, has_since)

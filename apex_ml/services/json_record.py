@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from datetime import date
+from datetime import date, datetime
 from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
 from apex_ml.core.recorded_evidence import RecordedEvidence
@@ -85,8 +85,8 @@ def _read(kind: Any, value: Any) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return _read(next(k for k in arguments if k is not types.NoneType), value)
-    if kind is date:
-        return date.fromisoformat(value)
+    if kind in (date, datetime):
+        return kind.fromisoformat(value)
     if is_dataclass(kind) and isinstance(kind, type) and issubclass(kind, JsonRecord):
         return kind.from_json(value)
     if kind is RecordedEvidence:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Any, ClassVar
 
 from apex_ml.core.recorded_evidence import RecordedEvidence
@@ -117,6 +117,8 @@ class EltResult(FolderResult):
     STEP: ClassVar[str] = "elt"
 
     as_of: date
+    since: datetime | None = None
+    """Where rows have a time of day, the first that can be scored with the snapshot; else it is the day `as_of`."""
     data_sha256: str
     features_sha256: str = ""
     snapshot_sha256: str = ""

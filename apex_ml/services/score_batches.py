@@ -8,7 +8,6 @@ from datetime import date, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.contract.encoded_names import probability_columns
@@ -16,8 +15,9 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR
 from apex_ml.contract.roles import STORED_ROLES
 from apex_ml.core.estimator import Prediction
-from apex_ml.core.features import days_of, finish
+from apex_ml.core.features import finish
 from apex_ml.core.profile import Profile
+from apex_ml.core.row_time import EPOCH, days_of
 from apex_ml.services.scorer import Scorer
 
 BATCH_ROWS = 65_536
@@ -56,15 +56,15 @@ class Tally:
         self.predict_seconds += seconds
         self.row_us.append((seconds * 1e6 / max(n, 1), n))
 
-    def add_dates(self, dates: pa.ChunkedArray, as_of: date) -> None:
-        """Count the dates of one batch that are far after the history snapshot."""
-        newest = pc.max(dates).as_py()
-        if newest is None:
+    def add_dates(self, days: np.ndarray, as_of: date) -> None:
+        """Count the dates of one batch, in days since 1970-01-01, that are far after the history snapshot."""
+        if not len(days):
             return
+        newest = EPOCH + timedelta(days=int(days.max()))
         self.newest = newest if self.newest is None else max(self.newest, newest)
         limit = as_of + timedelta(days=MAX_DAYS_AHEAD)
         if newest > limit:
-            self.far_ahead += pc.sum(pc.greater(dates, pa.scalar(limit))).as_py() or 0
+            self.far_ahead += int((days > (limit - EPOCH).days).sum())
 
     def confidence(self, of_class: int | None = None) -> tuple[int, float, float]:
         """Rows, mean and median confidence of all, or of a predicted class; NaN where there is no row."""
@@ -117,8 +117,9 @@ def score_batches(
             prediction = scorer.model.predict(features)
             days = 0
             if contract.has_timestamp:
-                tally.add_dates(table.column(contract.timestamp), scorer.as_of)
-                days = int(days_of(contract, table).sum())
+                of_rows = days_of(contract, table)
+                tally.add_dates(of_rows, scorer.as_of)
+                days = int(of_rows.sum())
             tally.add(time.monotonic() - featured, features, days, prediction)
             p, n = prediction.probabilities, table.num_rows
             columns = [pa.array(np.full(n, run_id)), table.column(ROW_NR).cast(pa.int64()).combine_chunks()]

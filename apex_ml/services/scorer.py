@@ -38,6 +38,8 @@ class Scorer:
     snapshot: Path
     snapshot_sha256: str
     as_of: date
+    since: date
+    """The day or the instant from which on rows can be scored with the snapshot."""
     accepted: Path
     bins: Mapping[str, Bins] = field(default_factory=dict)
     """The model's bins of its features and of every attribute, by which the rows of a drop are counted."""
@@ -100,6 +102,7 @@ def build_scorer(context: StepContext, registry: Registry, version: ModelVersion
         snapshot=folder / "elt" / SNAPSHOT,
         snapshot_sha256=result.snapshot_sha256,
         as_of=result.as_of,
+        since=result.as_of if result.since is None else result.since,
         accepted=folder / "validate" / ACCEPTED,
         bins=model.info.profile.bins_for(counted),
     )

@@ -22,6 +22,7 @@ from apex_ml.core.examples import Examples
 from apex_ml.core.features import feature_columns, feature_values
 from apex_ml.core.model_info import ModelInfo
 from apex_ml.core.profile import Bins, ModelProfile, bins_of
+from apex_ml.core.row_time import days_of
 from apex_ml.core.search import Budget
 from apex_ml.core.split import PARTS
 from apex_ml.core.strategies import split_strategy
@@ -72,7 +73,7 @@ def load_examples(context: StepContext) -> dict[str, Examples]:
     for part in PARTS:
         table = pq.read_table(context.folder("split") / f"{part}.parquet")
         entities = table.column(contract.entity).to_numpy(zero_copy_only=False)
-        days = table.column(contract.timestamp).cast(pa.int32()).to_numpy()
+        days = days_of(contract, table)
         examples[part] = Examples(table, class_indexes(table, contract.target, contract.classes), entities, days)
     return examples
 

@@ -173,5 +173,5 @@ def warm_up(predictor: Predictor) -> None:
     """Predict an empty row, so that all lazy initialisation is done before the first request."""
     columns: dict[str, list[str | date | None]] = {name: [None] for name in predictor.contract.columns}
     if predictor.contract.has_timestamp:
-        columns[predictor.contract.timestamp] = [predictor.history.as_of]
+        columns[predictor.contract.timestamp] = [predictor.history.since]
     predictor.predict(Rows(columns, {}))

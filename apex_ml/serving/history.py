@@ -16,6 +16,7 @@ from apex_ml.adapters.duckdb.engine import errors_name
 from apex_ml.contract.history_state import StateColumn, longest_window
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import SINCE, WINDOW_DAYS, snapshot_by
+from apex_ml.core.row_time import integer_times, time_array
 from apex_ml.core.timeline import Timeline
 from apex_ml.errors import DataError
 
@@ -69,9 +70,9 @@ class History:
     """
 
     def __init__(
-        self, contract: Contract, snapshot: Path, sha256: str, as_of: date, columns: Sequence[StateColumn]
+        self, contract: Contract, snapshot: Path, sha256: str, as_of: date, since: date, columns: Sequence[StateColumn]
     ) -> None:
-        self.sha256, self.as_of, self.columns = sha256, as_of, tuple(columns)
+        self.sha256, self.as_of, self.since, self.columns = sha256, as_of, since, tuple(columns)
         self.lag = contract.features.history_lag_days
         self._of_entities = KeyedStates(contract, snapshot, (), columns)
         others = dict.fromkeys(column.scope.by for column in columns if column.scope.by)
@@ -90,15 +91,15 @@ class History:
         """The place of each entity's state, -1 without history, shape (n,)."""
         return self._of_entities.find(entities)
 
-    def states(self, places: np.ndarray, days: np.ndarray, row: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
-        """The state columns for rows at these places of entities, of these days since 1970-01-01, shape (n,).
+    def states(self, places: np.ndarray, times: np.ndarray, row: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
+        """The state columns for rows at these places of entities, of these times since 1970-01-01, shape (n,).
 
         `row` has the rows' own columns by which they share a history.
         """
-        states = self._of_entities.states(places, days)
+        states = self._of_entities.states(places, times)
         for others in self._others:
             values = zip(*(row[name].to_pylist() for name in others.by), strict=True)
-            states |= others.states(others.find(list(values)), days)
+            states |= others.states(others.find(list(values)), times)
         return {column.name: states[column.name] for column in self.columns}
 
 
@@ -106,7 +107,8 @@ class KeyedStates:
     """The states of one file: of every entity or combination of values. What has no row has no history."""
 
     def __init__(self, contract: Contract, snapshot: Path, by: tuple[str, ...], columns: Sequence[StateColumn]) -> None:
-        self.by, self._columns = by, [column for column in columns if column.scope.by == by]
+        self._contract, self.by = contract, by
+        self._columns = [column for column in columns if column.scope.by == by]
         keys, path = list(by or (contract.entity,)), snapshot_by(snapshot, by)
         with _readable(path):
             since = [SINCE] if SINCE in pq.read_schema(path).names else []
@@ -118,33 +120,32 @@ class KeyedStates:
         self._kept = Kept(table.column(SINCE), list(self.places.values())) if since else None
         # what has no history has the row of zeros at the end, at place -1; `finish` reads null as zero, too
         self._states = {
-            column.name: np.append(_integers(table.column(column.name)), 0)
+            column.name: np.append(integer_times(table.column(column.name)), 0)
             for column in self._columns
             if column.scope.window is None
         }
         windowed = [column for column in self._columns if column.scope.window is not None]
-        self._windows = Windows(table, windowed, contract.features.history_lag_days) if windowed else None
+        self._windows = Windows(contract, table, windowed) if windowed else None
 
     def find(self, keys: Sequence[Hashable]) -> np.ndarray:
         """The place of the newest state of each key, -1 without history, shape (n,)."""
         find = self.places.get
         return np.fromiter((find(key, -1) for key in keys), np.int64, len(keys))
 
-    def states(self, places: np.ndarray, days: np.ndarray) -> dict[str, pa.Array]:
-        """The state columns at these places, for rows of these days since 1970-01-01; both have shape (n,)."""
-        states, places = {}, places if self._kept is None else self._kept.holding(places, days)
+    def states(self, places: np.ndarray, times: np.ndarray) -> dict[str, pa.Array]:
+        """The state columns at these places, for rows of these times since 1970-01-01; both have shape (n,)."""
+        states, places = {}, places if self._kept is None else self._kept.holding(places, times)
         for column in self._columns:
             if column.scope.window is not None and self._windows is not None:
-                states[column.name] = self._windows.values(column, places, days)
+                states[column.name] = self._windows.values(column, places, times)
                 continue
             taken = self._states[column.name][places]
-            is_date = column.type == "DATE"
-            states[column.name] = pa.array(taken.astype(np.int32)).view(pa.date32()) if is_date else pa.array(taken)
+            states[column.name] = time_array(self._contract, taken) if column.type == "time" else pa.array(taken)
         return states
 
 
 class Kept:
-    """Which of the states of a key holds on a day, in a snapshot that has several of them.
+    """Which of the states of a key holds at a time, in a snapshot that has several of them.
 
     `newest` has the place of the last state of each key, in the order of the rows.
     """
@@ -153,41 +154,34 @@ class Kept:
         ends = np.array(newest, np.int64) + 1
         self._firsts = np.append(0, ends[:-1])
         self._keys = np.repeat(np.arange(len(ends)), ends - self._firsts)
-        self._timeline = Timeline(self._keys, _integers(since))
+        self._timeline = Timeline(self._keys, integer_times(since))
 
-    def holding(self, places: np.ndarray, days: np.ndarray) -> np.ndarray:
-        """The places of the states that hold on the days, from those of the newest ones; both have shape (n,)."""
+    def holding(self, places: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """The places of the states that hold at the times, from those of the newest ones; both have shape (n,)."""
         known = places >= 0
         keys = self._keys[places[known]]
         result = places.copy()
-        result[known] = np.maximum(self._timeline.first_from(keys, days[known] + 1) - 1, self._firsts[keys])
+        result[known] = np.maximum(self._timeline.first_from(keys, times[known] + 1) - 1, self._firsts[keys])
         return result
 
 
 class Windows:
-    """The lists of a snapshot, one after the other: the states of the rows of each entity from each of its days on."""
+    """The lists of a snapshot, one after the other: the states of the rows of each entity from each of its times on."""
 
-    def __init__(self, table: pa.Table, columns: Sequence[StateColumn], lag: int) -> None:
+    def __init__(self, contract: Contract, table: pa.Table, columns: Sequence[StateColumn]) -> None:
         lists = table.column(WINDOW_DAYS).combine_chunks()
         lengths = pc.list_value_length(lists).to_numpy()
-        self._lag = lag
+        self._lag, self._a_day = contract.features.history_lag_days, contract.times_a_day
         self._ends = np.append(np.cumsum(lengths), 0)  # at place -1, without history
-        self._timeline = Timeline(np.repeat(np.arange(len(lengths)), lengths), _integers(lists.flatten()))
-        # behind the last day there is no row, which `finish` reads as zero
+        self._timeline = Timeline(np.repeat(np.arange(len(lengths)), lengths), integer_times(lists.flatten()))
+        # behind the last time there is no row, which `finish` reads as zero
         self._states = {
-            column.name: np.append(_integers(table.column(column.name).combine_chunks().flatten()), 0)
+            column.name: np.append(integer_times(table.column(column.name).combine_chunks().flatten()), 0)
             for column in columns
         }
 
-    def values(self, column: StateColumn, places: np.ndarray, days: np.ndarray) -> pa.Array:
-        """A column at these places, for rows of these days."""
-        since = days - self._lag - (column.scope.window or 0)
+    def values(self, column: StateColumn, places: np.ndarray, times: np.ndarray) -> pa.Array:
+        """A column at these places, for rows of these times."""
+        since = times - (self._lag + (column.scope.window or 0)) * self._a_day
         first = self._timeline.first_from(places, since)
         return pa.array(self._states[column.name][np.where(first < self._ends[places], first, -1)])
-
-
-def _integers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    if pa.types.is_date(column.type):
-        column = column.cast(pa.int32())
-    values: np.ndarray = column.cast(pa.int64()).fill_null(0).to_numpy()
-    return values

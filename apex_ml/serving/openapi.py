@@ -20,8 +20,8 @@ PROTECTED = ("/predict", "/model", "/metrics")
 def describe(app: FastAPI, keys: KeyFile, pipeline: PipelineService | None) -> None:
     """Set the function that FastAPI calls for the document; a document is kept while its inputs stay the same.
 
-    The inputs are the day of the pipeline's history snapshot, today, and whether there are keys. Without a pipeline the
-    routes of the process are described alone.
+    The inputs are the time of the pipeline's history snapshot, today, and whether there are keys. Without a pipeline
+    the routes of the process are described alone.
     """
     made_for: tuple[date, bool, date] | None = None
 
@@ -29,7 +29,7 @@ def describe(app: FastAPI, keys: KeyFile, pipeline: PipelineService | None) -> N
         nonlocal made_for
         today = datetime.now(UTC).date()
         predictor = pipeline.watcher.predictor if pipeline else None
-        inputs = (predictor.history.as_of if predictor else today, bool(keys.keys), today)
+        inputs = (predictor.history.since if predictor else today, bool(keys.keys), today)
         if app.openapi_schema is None or made_for != inputs:
             app.openapi_schema, made_for = _document(app, pipeline, *inputs), inputs
         return app.openapi_schema

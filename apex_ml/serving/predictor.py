@@ -16,6 +16,7 @@ from apex_ml.contract.requests.faults import RefusedError, early_row
 from apex_ml.contract.requests.reader import Rows
 from apex_ml.core.estimator import Prediction
 from apex_ml.core.features import finish, row_inputs, state_needed
+from apex_ml.core.row_time import integer_times
 from apex_ml.services.run_folder import StepContext
 from apex_ml.services.scorer import Scorer, build_scorer
 from apex_ml.serving.history import History, history_bytes
@@ -55,26 +56,26 @@ class Predictor:
     def predict(self, rows: Rows) -> Predicted:
         """Predict rows.
 
-        Raises :class:`~apex_ml.contract.requests.faults.RefusedError` with every row dated before the snapshot,
+        Raises :class:`~apex_ml.contract.requests.faults.RefusedError` with every row before the snapshot,
         because its history would contain later rows.
         """
         contract, scorer = self.scorer.contract, self.scorer
         columns: dict[str, Any] = {}
-        places, days = np.full(len(rows), -1), np.zeros(len(rows), np.int64)
+        places, times = np.full(len(rows), -1), np.zeros(len(rows), np.int64)
         if contract.has_timestamp:
             self._refuse_early(rows.columns[contract.timestamp])
-            columns[contract.timestamp] = pa.array(rows.columns[contract.timestamp], pa.date32())
-            days = columns[contract.timestamp].cast(pa.int32()).to_numpy().astype(np.int64)
+            columns[contract.timestamp] = pa.array(rows.columns[contract.timestamp], contract.time_type)
+            times = integer_times(columns[contract.timestamp])
         if contract.has_entity:
             places = self.history.places(rows.columns[contract.entity])
         for name in row_inputs(contract, scorer.features):
             columns[name] = pa.array(rows.columns[name], contract.columns[name].arrow_type)
-        table = pa.table(columns | self.history.states(places, days, columns))
+        table = pa.table(columns | self.history.states(places, times, columns))
         prediction = scorer.model.predict(finish(contract, table, scorer.model.encoder.names or scorer.features))
         return Predicted(rows, table, prediction, places >= 0)
 
     def _refuse_early(self, days: list[date]) -> None:
-        name, since = self.scorer.contract.timestamp, self.history.as_of
+        name, since = self.scorer.contract.timestamp, self.history.since
         if min(days) < since:
             raise RefusedError([early_row(place, name, day, since) for place, day in enumerate(days) if day < since])
 
@@ -97,5 +98,5 @@ def load_predictor(
     admit(MODEL_BYTES + history_bytes(context.contract, scorer.snapshot, needed))
     if before is not None and before.history.is_of(scorer.contract, scorer.snapshot_sha256, needed):
         return Predictor(scorer, before.history)
-    history = History(scorer.contract, scorer.snapshot, scorer.snapshot_sha256, scorer.as_of, needed)
+    history = History(scorer.contract, scorer.snapshot, scorer.snapshot_sha256, scorer.as_of, scorer.since, needed)
     return Predictor(scorer, history)

@@ -13,6 +13,7 @@ import numpy as np
 from apex_ml.adapters.postgres import online
 from apex_ml.core.features import finish
 from apex_ml.core.profile import Profile
+from apex_ml.core.row_time import EPOCH, days_of
 from apex_ml.errors import ApexError, ConfigError, TransientError
 from apex_ml.services.run_folder import StepContext
 from apex_ml.serving.metrics import PipelineMetrics
@@ -133,8 +134,7 @@ class Recorder:
             profile.add_features(finish(scorer.contract, table, scorer.features))
             profile.add_predictions(predicted.prediction.predicted[chosen], predicted.prediction.confidence[chosen])
             if contract.has_timestamp:
-                dates = [predicted.rows.columns[contract.timestamp][place] for place in chosen.tolist()]
-                days += sum((day - scorer.as_of).days for day in dates)
+                days += int(days_of(contract, table).sum()) - len(chosen) * (scorer.as_of - EPOCH).days
             answers.append(
                 online.Answers(
                     waiting.request_id,

@@ -88,7 +88,7 @@ class PipelineService:
             return 503, refused("not_ready", self.watcher.waiting, request_id)
         state["version"] = predictor.version.version
         try:
-            rows = reader.read(body, predictor.history.as_of)
+            rows = reader.read(body, predictor.history.since)
             predicted = predictor.predict(rows)
         except RefusedError as error:
             self.metrics.refused(error.total)

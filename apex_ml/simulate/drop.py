@@ -22,6 +22,7 @@ from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.parquet_files import check_parquet
 from apex_ml.adapters.storage.raw_folder import data_files
 from apex_ml.contract.model import Contract
+from apex_ml.core.row_time import time_array, time_value
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.simulate.draws import stream
 from apex_ml.simulate.files import write_part
@@ -48,7 +49,7 @@ class DropInfo:
 
 
 def make_drop(raw: str, as_of: date, rows: int, seed: int, path: Path, contract: Contract) -> DropInfo:
-    """Write `rows` orders dated `as_of`, of clients sampled from the raw files, to `path`, in one rename.
+    """Write `rows` orders of the day `as_of`, of clients sampled from the raw files, to `path`, in one rename.
 
     The file has the contract's entity, timestamp and attribute columns, and those that derived ones need, in its order
     and the raw files' types; neither target nor measures. A client's attributes are those of its newest raw order.
@@ -76,7 +77,7 @@ def make_drop(raw: str, as_of: date, rows: int, seed: int, path: Path, contract:
     places = np.concatenate([random.permutation(clients.num_rows) for _ in range(rounds)])[:rows]
     sample = clients.take(pa.array(places))
     buffer = BytesIO()
-    write_part(_on_day(contract, sample, as_of, parts), buffer, plain=frozenset({contract.entity}))
+    write_part(_on_day(contract, sample, as_of, parts, seed), buffer, plain=frozenset({contract.entity}))
     content = buffer.getvalue()
     write_atomically(path, content)
     return DropInfo(
@@ -115,12 +116,21 @@ def _parts_of_day(contract: Contract) -> tuple[str, ...]:
     return parts
 
 
-def _on_day(contract: Contract, sample: pa.Table, day: date, parts: Sequence[str]) -> pa.Table:
+def _times_of_day(contract: Contract, day: date, rows: int, seed: int) -> pa.Array:
+    """Random seconds of the first 24 hours of a day, on the clock of the contract."""
+    seconds = stream(seed, "times of day").integers(0, 86_400, rows)
+    return time_array(contract, time_value(contract, day) + seconds * 1_000_000)
+
+
+def _on_day(contract: Contract, sample: pa.Table, day: date, parts: Sequence[str], seed: int) -> pa.Table:
     """The rows on another day: in their timestamp, or in the columns that it is derived from."""
     values: dict[str, pa.Scalar] = {}
     if parts:
         sample = sample.drop_columns([contract.timestamp])
         values = {name: getattr(day, part) for name, part in zip(parts, DAY_PARTS, strict=True)}
+    elif contract.has_instants:
+        place = sample.schema.get_field_index(contract.timestamp)
+        return sample.set_column(place, contract.timestamp, _times_of_day(contract, day, sample.num_rows, seed))
     else:
         values[contract.timestamp] = datetime(day.year, day.month, day.day)
     for name, value in values.items():

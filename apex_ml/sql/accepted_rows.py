@@ -11,6 +11,7 @@ from apex_ml.contract.names import POSITION
 from apex_ml.sql.history import select_alike, select_compact, select_keys, select_sorted_by
 from apex_ml.sql.parquet import scan_parquet_files
 from apex_ml.sql.quote import identifier, identifiers, literal
+from apex_ml.sql.row_time import day_sql
 from apex_ml.sql.session import create_temp_table, replace_temp_table
 
 PLACED = "placed_rows"
@@ -113,9 +114,9 @@ def sample_rows(contract: Contract, files: Iterable[Path], below: int) -> str:
 
 def select_period(contract: Contract, files: Iterable[Path], columns: Iterable[str], begin: date, end: date) -> str:
     """Columns of the rows dated from `begin` (included) to `end` (excluded)."""
-    when = identifier(contract.timestamp)
+    day = day_sql(contract)
     return (
-        f"SELECT {identifiers(columns)} FROM {scan_parquet_files(files)} WHERE {when} >= {literal(begin)} AND {when} <"
+        f"SELECT {identifiers(columns)} FROM {scan_parquet_files(files)} WHERE {day} >= {literal(begin)} AND {day} <"
         f" {literal(end)}"
     )
 
@@ -124,14 +125,19 @@ def select_weeks_before(
     contract: Contract, files: Iterable[Path], columns: Iterable[str], begin: date, end: date
 ) -> str:
     """Columns of the rows dated from `begin` to the day before `end`, each with its `week` before `end`, from 0."""
-    when = identifier(contract.timestamp)
+    day = day_sql(contract)
     return (
-        f"SELECT {identifiers(columns)}, (({literal(end)} - {when}::DATE - 1) // 7)::INTEGER AS week"
-        f" FROM {scan_parquet_files(files)} WHERE {when} < {literal(end)} AND {when} >= {literal(begin)}"
+        f"SELECT {identifiers(columns)}, (({literal(end)} - {day} - 1) // 7)::INTEGER AS week"
+        f" FROM {scan_parquet_files(files)} WHERE {day} < {literal(end)} AND {day} >= {literal(begin)}"
     )
 
 
 def select_days(contract: Contract, files: Sequence[Path]) -> str:
     """The first and the last day of the rows."""
-    when = identifier(contract.timestamp)
-    return f"SELECT min({when}), max({when}) FROM {scan_parquet_files(files)}"
+    day = day_sql(contract)
+    return f"SELECT min({day}), max({day}) FROM {scan_parquet_files(files)}"
+
+
+def select_newest_time(contract: Contract, files: Sequence[Path]) -> str:
+    """The time of the newest row, in microseconds since 1970-01-01 UTC."""
+    return f"SELECT max(epoch_us({identifier(contract.timestamp)})) FROM {scan_parquet_files(files)}"

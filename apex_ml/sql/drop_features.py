@@ -11,6 +11,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import SINCE, WINDOW_DAYS, snapshot_by
 from apex_ml.sql.parquet import scan_parquet
 from apex_ml.sql.quote import identifier, identifiers, literal
+from apex_ml.sql.row_time import days_before
 from apex_ml.sql.rows import ROWS, select_with_state
 from apex_ml.sql.session import replace_temp_table
 
@@ -23,16 +24,16 @@ def select_named(names: Iterable[str], accepted: str) -> str:
     return f"SELECT {identifiers(names)} FROM ({accepted})"
 
 
-def create_early_table(contract: Contract, query: str, as_of: date) -> str:
-    """Keep the rows dated before a day in the table EARLY."""
+def create_early_table(contract: Contract, query: str, since: date) -> str:
+    """Keep the rows before a day or an instant in the table EARLY."""
     return replace_temp_table(
-        EARLY, f"SELECT * FROM ({query}) WHERE {identifier(contract.timestamp)} < {literal(as_of)}"
+        EARLY, f"SELECT * FROM ({query}) WHERE {identifier(contract.timestamp)} < {literal(since)}"
     )
 
 
-def from_day(contract: Contract, query: str, as_of: date) -> str:
-    """The rows that are not dated before a day, as a relation."""
-    return f"(SELECT * FROM ({query}) WHERE {identifier(contract.timestamp)} >= {literal(as_of)})"
+def not_early(contract: Contract, query: str, since: date) -> str:
+    """The rows that are not before a day or an instant, as a relation."""
+    return f"(SELECT * FROM ({query}) WHERE {identifier(contract.timestamp)} >= {literal(since)})"
 
 
 def join_snapshot(
@@ -58,7 +59,8 @@ def _snapshot_value(contract: Contract, column: StateColumn, source: str) -> str
     name = f"{source}.{identifier(column.name)}"
     if column.scope.window is None:
         return name
-    before = f"a.{identifier(contract.timestamp)} - {contract.features.history_lag_days + column.scope.window}"
+    days = contract.features.history_lag_days + column.scope.window
+    before = days_before(contract, f"a.{identifier(contract.timestamp)}", days)
     # the first day of the window's rows; behind the last one there is no value
     days_ago = f"len(list_filter({source}.{WINDOW_DAYS}, lambda day: day < {before}))"
     return f"{name}[{days_ago} + 1] AS {identifier(column.name)}"

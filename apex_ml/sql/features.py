@@ -24,6 +24,7 @@ from apex_ml.contract.history_state import (
 from apex_ml.contract.model import Contract
 from apex_ml.sql.file_types import level_sql
 from apex_ml.sql.quote import identifier, identifiers, literal
+from apex_ml.sql.row_time import day_number_sql, days_before, time_sql
 
 
 def exact_sql(contract: Contract, measure: str, relation: str) -> str:
@@ -58,24 +59,20 @@ def class_sql(contract: Contract, relation: str = "") -> str:
     return level_sql(contract.columns[contract.target], value)
 
 
-def day_sql(contract: Contract, relation: str) -> str:
-    """SQL: days from 1970-01-01 to the row."""
-    return f"date_diff('day', DATE '1970-01-01', {relation}.{identifier(contract.timestamp)})"
-
-
 def only(conditions: Sequence[str]) -> str:
     """SQL: an aggregate's filter by all of the conditions; empty without one."""
     return f" FILTER (WHERE {' AND '.join(conditions)})" if conditions else ""
 
 
 def aggregate_sql(contract: Contract, column: StateColumn, before: str) -> str:
-    """SQL: a column of the state over the rows `h` of the history, which are dated before the SQL date `before`."""
-    target, when, day = (
+    """SQL: a column of the state over the rows `h` of the history, which are before the SQL time `before`."""
+    target, when, time = (
         class_sql(contract, "h"),
         f"h.{identifier(contract.timestamp)}",
-        day_sql(contract, "h"),
+        time_sql(contract, "h"),
     )
-    recent = [f"{when} >= {before} - {column.scope.window}"] if column.scope.window else []
+    window = column.scope.window
+    recent = [f"{when} >= {days_before(contract, before, window)}"] if window else []
     within = only(recent)
 
     def total(value: str) -> str:
@@ -88,15 +85,13 @@ def aggregate_sql(contract: Contract, column: StateColumn, before: str) -> str:
         case LastDate():
             return f"max({when})"
         case LastTarget():
-            size = len(contract.classes) + 1
-            # the latest day first and the domain's order second, in one integer: its maximum is the last target
-            return f"max({day} * {size} + {place_sql(contract, 'h')}) % {size}"
+            return last_target_sql(contract, time, place_sql(contract, "h"))
         case MeasureSum(measure):
             return total(exact_sql(contract, measure, "h"))
         case KnownValues(measure):
             return f"count(h.{identifier(measure)}){within}"
         case DaySum(power, level):
-            days = " * ".join([day] * power)
+            days = " * ".join([day_number_sql(contract, "h")] * power)
             return total(days if level is None else f"CASE WHEN {target} = {literal(level)} THEN {days} END")
         case DistinctValues(attribute):
             return f"count(DISTINCT {code_sql(contract, attribute, 'h')}){within}"
@@ -105,7 +100,15 @@ def aggregate_sql(contract: Contract, column: StateColumn, before: str) -> str:
         case LatestValue(measure):
             value = exact_sql(contract, measure, "h")
             known = only([f"h.{identifier(measure)} IS NOT NULL", *recent])
-            return f"(max({{'day': {day}, 'value': {value}}}){known}).value"
+            return f"(max({{'time': {time}, 'value': {value}}}){known}).value"
+
+
+def last_target_sql(contract: Contract, time: str, place: str) -> str:
+    """SQL: the place of the last target: the latest time first, and of several at that time the last in the domain."""
+    if contract.has_instants:
+        return f"(max({{'time': {time}, 'place': {place}}}) FILTER (WHERE {time} IS NOT NULL)).place"
+    size = len(contract.classes) + 1
+    return f"max({time} * {size} + {place}) % {size}"  # both in one integer, which is faster
 
 
 def select_state(contract: Contract, asked: str, rows: str, by: tuple[str, ...] = ()) -> str:
@@ -116,7 +119,7 @@ def select_state(contract: Contract, asked: str, rows: str, by: tuple[str, ...] 
     """
     keys, when = [identifier(name) for name in by or (contract.entity,)], identifier(contract.timestamp)
     lag = contract.features.history_lag_days
-    before = f"a.{when} - {lag}" if lag else f"a.{when}"
+    before = days_before(contract, f"a.{when}", lag)
     select = ", ".join(
         f"{aggregate_sql(contract, column, before)} AS {identifier(column.name)}"
         for column in state_columns(contract, by)
@@ -150,7 +153,7 @@ def select_examples(contract: Contract, rows: str) -> str:
 
 
 def select_snapshot(contract: Contract, rows: str, as_of: date) -> str:
-    """SQL: the state of every entity before a date, one row per entity, ordered by entity."""
+    """SQL: the state of every entity before a time, one row per entity, ordered by entity."""
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
     asked = f"(SELECT {entity}, {literal(as_of)} AS {when} FROM {rows})"
     names = ", ".join([entity, *(identifier(name) for name, *_ in state_columns(contract))])

@@ -10,7 +10,8 @@ from apex_ml.contract.model import Contract
 from apex_ml.sql.accepted_rows import select_delivered_once
 from apex_ml.sql.parquet import copy_to_parquet, scan_parquet, scan_parquet_files
 from apex_ml.sql.plain_examples import content_hash
-from apex_ml.sql.quote import identifier, identifiers, literal
+from apex_ml.sql.quote import identifiers, literal
+from apex_ml.sql.row_time import day_sql
 
 HELD_PART = 20
 """Of rows without dates one in HELD_PART is held back."""
@@ -20,7 +21,7 @@ def is_held(contract: Contract, newest: date | None) -> str:
     """A condition: the row is dated on the newest day, or without dates it is one of a random part."""
     if newest is None:
         return f"{content_hash(contract, tuple(contract.columns))} % {HELD_PART} = 0"
-    return f"CAST({identifier(contract.timestamp)} AS DATE) >= {literal(newest)}"
+    return f"CAST({day_sql(contract)} AS DATE) >= {literal(newest)}"
 
 
 def count_held(files: Iterable[Path], held: str) -> str:

@@ -16,8 +16,9 @@ from apex_ml.contract.history_state import (
     state_columns,
 )
 from apex_ml.contract.model import Contract
-from apex_ml.sql.features import aggregate_sql, day_sql, only, place_sql, select_state
+from apex_ml.sql.features import aggregate_sql, last_target_sql, only, place_sql, select_state
 from apex_ml.sql.quote import identifier
+from apex_ml.sql.row_time import days_before, time_sql
 
 
 def select_state_by(contract: Contract, asked: str, rows: str, by: tuple[str, ...]) -> str:
@@ -30,8 +31,7 @@ def select_state_by(contract: Contract, asked: str, rows: str, by: tuple[str, ..
     if any(isinstance(column.aggregate, DistinctValues) for column in columns):
         return select_state(contract, asked, rows, by)
     when, keys = identifier(contract.timestamp), [identifier(name) for name in by]
-    lag = contract.features.history_lag_days
-    before = f"a.{when} - {lag}" if lag else f"a.{when}"
+    before = days_before(contract, f"a.{when}", contract.features.history_lag_days)
     parts = {aggregate: f"part_{nr}" for nr, aggregate in enumerate(dict.fromkeys(c.aggregate for c in columns))}
     of_day = ", ".join(f"{_of_day(contract, aggregate)} AS {part}" for aggregate, part in parts.items())
     key = ", ".join(f"h.{name}" for name in keys)
@@ -53,21 +53,20 @@ def _of_day(contract: Contract, aggregate: Aggregate) -> str:
         return f"max({place_sql(contract, 'h')})"
     if isinstance(aggregate, LatestValue):
         aggregate = Extreme(aggregate.measure, "max")
-    return aggregate_sql(contract, StateColumn("", "BIGINT", aggregate), "")
+    return aggregate_sql(contract, StateColumn("", "integer", aggregate), "")
 
 
 def _of_days(contract: Contract, column: StateColumn, part: str, before: str) -> str:
     """SQL: a column of the state over the days `h`, of each of which `part` is kept."""
-    when, day = f"h.{identifier(contract.timestamp)}", day_sql(contract, "h")
-    recent = [f"{when} >= {before} - {column.scope.window}"] if column.scope.window else []
+    when, time, window = f"h.{identifier(contract.timestamp)}", time_sql(contract, "h"), column.scope.window
+    recent = [f"{when} >= {days_before(contract, before, window)}"] if window else []
     match column.aggregate:
         case LastDate():
             return f"max({when})"
         case LastTarget():
-            size = len(contract.classes) + 1
-            return f"max({day} * {size} + {part}) % {size}"
+            return last_target_sql(contract, time, part)
         case Extreme(_, side):
             return f"{side}({part}){only(recent)}"
         case LatestValue(_):
-            return f"(max({{'day': {day}, 'value': {part}}}){only([f'{part} IS NOT NULL', *recent])}).value"
+            return f"(max({{'time': {time}, 'value': {part}}}){only([f'{part} IS NOT NULL', *recent])}).value"
     return f"CAST(coalesce(sum({part}){only(recent)}, 0) AS BIGINT)"

@@ -41,7 +41,8 @@ def select_newest(contract: Contract, columns: Mapping[str, str], kinds: Mapping
     attributes = [name for name in columns if name not in (contract.entity, contract.timestamp)]
     # the attributes are compared too, so that their values and not the order of files decide between rows of one day
     packed = ", ".join(f"{identifier(name)} := {identifier(name)}" for name in attributes)
-    newest = f"max(struct_pack(at := coalesce({when}, TIMESTAMP_NS '1970-01-01'), {packed}))"
+    unknown = f"CAST(TIMESTAMP '1970-01-01' AS {columns[contract.timestamp]})"
+    newest = f"max(struct_pack(at := coalesce({when}, {unknown}), {packed}))"
     own = {contract.entity: entity, contract.timestamp: f"newest.at AS {when}"}
     select = ", ".join(own.get(name, f"newest.{identifier(name)} AS {identifier(name)}") for name in columns)
     return (

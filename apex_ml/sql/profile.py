@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from apex_ml.contract.model import Contract
 from apex_ml.sql.file_types import level_sql
 from apex_ml.sql.quote import identifier, literal
+from apex_ml.sql.row_time import day_sql
 
 
 def select_profile(contract: Contract, source: str, share: float, domains: Iterable[tuple[str, Iterable[str]]]) -> str:
@@ -16,8 +17,8 @@ def select_profile(contract: Contract, source: str, share: float, domains: Itera
     """
     select = ["count(*)", "CAST(NULL AS DATE)", "CAST(NULL AS DATE)"]
     if contract.has_timestamp:
-        when = identifier(contract.timestamp)
-        select[1:] = [f"max({when})", f"CAST(quantile_disc({when}, {share}) AS DATE)"]
+        day = day_sql(contract)
+        select[1:] = [f"max({day})", f"CAST(quantile_disc({day}, {share}) AS DATE)"]
     select += [f"count(*) - count({identifier(name)})" for name in contract.columns]
     select += [
         f"count(*) FILTER (WHERE {level_sql(contract.columns[name], identifier(name))} = {literal(level)})"

@@ -8,6 +8,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import online_names
 from apex_ml.contract.roles import ROLES_OF_A_DROP, STORED_ROLES
 from apex_ml.sql.quote import identifier, identifiers, literal
+from apex_ml.sql.row_time import postgres_day_sql
 
 _SQL_TYPES = {
     "string": "text",
@@ -61,7 +62,7 @@ def _indexed(contract: Contract) -> dict[str, tuple[str, ...]]:
 def scored_day(contract: Contract, scored: str) -> str:
     """SQL of the day of a scored row: that of its timestamp, or without one that of its scoring, in UTC."""
     if contract.has_timestamp:
-        return f"{scored}.{identifier(contract.timestamp)}"
+        return postgres_day_sql(contract, scored)
     return f"({scored}.scored_at AT TIME ZONE 'UTC')::date"
 
 

@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,11 +31,12 @@ from apex_ml.contract.names import POSITION, snapshot_by
 from apex_ml.core.features import finish, level_texts, row_inputs
 from apex_ml.core.history import Replay, settle_by_attributes
 from apex_ml.core.history_by import StatesBy
+from apex_ml.core.row_time import time_from, time_value, times_of
 from apex_ml.errors import DataError
 from apex_ml.services.results import EltResult, ValidateResult
 from apex_ml.services.run_folder import StepContext, run_step, step_manifest
 from apex_ml.services.run_layout import ACCEPTED, EXAMPLES, SNAPSHOT
-from apex_ml.sql.accepted_rows import select_delivered_once
+from apex_ml.sql.accepted_rows import select_delivered_once, select_newest_time
 from apex_ml.sql.plain_examples import select_sorted_examples
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ def _work(context: StepContext, folder: Path, validated: ValidateResult) -> EltR
         examples=written.examples,
         entities=written.entities,
         as_of=as_of,
+        since=written.since if isinstance(written.since, datetime) else None,
         data_sha256=validated.data_sha256,
         features_sha256=contract.features_digest(),
         snapshot_sha256=_sha256_of_snapshots(contract, folder / SNAPSHOT),
@@ -90,6 +92,7 @@ class Written(NamedTuple):
     repeated: int
     examples: int
     entities: int
+    since: date | None = None
 
 
 def _write_with_history(
@@ -107,9 +110,19 @@ def _write_with_history(
 
     with ParquetSink(folder / EXAMPLES) as examples, ParquetSink(folder / SNAPSHOT) as snapshot:
         accepted = SortedRows(con, contract, files)
-        for table in make_examples(accepted, context.settings.threads, as_of, write_snapshot, write_by):
+        since = _snapshot_time(con, contract, files, as_of)
+        for table in make_examples(accepted, context.settings.threads, since, write_snapshot, write_by):
             examples.write(table)
-    return Written(accepted.rows, accepted.repeated, examples.rows, entities)
+    return Written(accepted.rows, accepted.repeated, examples.rows, entities, time_from(contract, since))
+
+
+def _snapshot_time(con: duckdb.DuckDBPyConnection, contract: Contract, files: Sequence[Path], as_of: date) -> int:
+    """The time from which on rows can be scored with the snapshot: `as_of`, or right after the newest row before it."""
+    since = time_value(contract, as_of)
+    if not contract.has_instants:
+        return since
+    (newest,) = engine.one_row(con, select_newest_time(contract, files))
+    return since if newest is None else min(since, newest + 1)
 
 
 def _write_plain(
@@ -154,15 +167,15 @@ class ParquetSink:
 def make_examples(
     accepted: SortedRows,
     threads: int,
-    as_of: date | None = None,
+    since: int | None = None,
     on_snapshot: Callable[[pa.Table], None] | None = None,
     on_states: Callable[[StatesBy], None] | None = None,
 ) -> Iterator[pa.Table]:
     """Examples with their features.
 
-    Last rows come by day and entity, every row by entity and day. With `as_of` the snapshot of that day is passed
-    on in parts, by entity. Rows are streamed; one row of integers per entity is kept in memory, and of a history by
-    other columns eight bytes for each row and state. The states of each of these are passed on, too.
+    Last rows come by time and entity, every row by entity and time. With `since` the snapshot for rows from that time
+    on is passed on in parts, by entity. Rows are streamed; one row of integers per entity is kept in memory, and of a
+    history by other columns eight bytes for each row and state. The states of each of these are passed on, too.
     """
     contract, files = accepted.contract, accepted.files
     names = tuple(dict.fromkeys((contract.target, *row_inputs(contract, ()))))
@@ -170,13 +183,13 @@ def make_examples(
     states_by = []
     for by in history_keys(contract):
         keys = accepted.keys(by)
-        states_by.append(StatesBy(contract, by, accepted.tables_by(by), keys, accepted.rows, as_of))
+        states_by.append(StatesBy(contract, by, accepted.tables_by(by), keys, accepted.rows, since))
         if on_states is not None:
             on_states(states_by[-1])
 
     def replay(table: pa.Table) -> tuple[pa.Table, pa.Array | None, pa.Table | None]:
         replayed = Replay(contract, table)
-        snapshot = None if as_of is None else replayed.snapshot(as_of)
+        snapshot = None if since is None else replayed.snapshot(since)
         if contract.features.grain == "every_row":
             return _finished(contract, replayed.every_row(), columns.result(), states_by), None, snapshot
         return *replayed.last_rows(), snapshot
@@ -196,8 +209,8 @@ def make_examples(
                 unsettled.append(positions)
     if parts:
         states = _settled(contract, files, _in_one_piece(parts), pa.concat_arrays(unsettled))
-        by_day = np.argsort(states.column(contract.timestamp).cast(pa.int32()).to_numpy(), kind="stable")
-        cuts = (by_day[first : first + BATCH_ROWS] for first in range(0, len(by_day), BATCH_ROWS))
+        by_time = np.argsort(times_of(contract, states), kind="stable")
+        cuts = (by_time[first : first + BATCH_ROWS] for first in range(0, len(by_time), BATCH_ROWS))
         coded = columns.result()
         yield from in_order(
             lambda cut: _finished(contract, states.take(pa.array(cut)), coded, states_by), cuts, threads

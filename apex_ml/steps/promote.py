@@ -17,6 +17,7 @@ from apex_ml.core.model_card import DECISION
 from apex_ml.core.model_contract import faults_of_model
 from apex_ml.core.model_info import ModelInfo
 from apex_ml.core.promotion import ComparedVersions, Contender, Holdout, PromotionDecision, decide
+from apex_ml.core.row_time import days_of
 from apex_ml.core.training_keys import row_keys
 from apex_ml.services import champion_ledger
 from apex_ml.services.champion_holdout import TEST, holdout_of_model
@@ -101,7 +102,7 @@ def _decide(
         their_test, rows = holdout_of_model(context, theirs, test)
         test = test if len(rows) == test.num_rows else test.take(pa.array(rows))
     entities = test.column(contract.entity).to_numpy(zero_copy_only=False)
-    days = test.column(contract.timestamp).cast(pa.int32()).to_numpy()
+    days = days_of(contract, test)
     y = class_indexes(test, contract.target, contract.classes)
     holdout = Holdout(
         y=y,

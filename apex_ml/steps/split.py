@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.duckdb import engine
 from apex_ml.contract.model import Contract
 from apex_ml.core.drift import drift
+from apex_ml.core.row_time import days_of
 from apex_ml.core.split import PARTS
 from apex_ml.core.strategies import split_strategy
 from apex_ml.errors import ConfigError, DataError
@@ -74,7 +75,7 @@ def _work(context: StepContext, folder: Path, strategy: str) -> SplitResult:
     way = split_strategy(strategy)
     examples = pq.read_table(context.folder("elt") / EXAMPLES)
     table = way.extend(contract, examples, partial(_sum_measures, context, folder))
-    days = table.column(contract.timestamp).cast(pa.int32()).to_numpy()
+    days = days_of(contract, table)
     target = table.column(contract.target).to_numpy(zero_copy_only=False)
     entities = table.column(contract.entity).to_numpy(zero_copy_only=False)
     parts = way.assign_rows(days, target, entities, contract.split, context.pipeline.options.model.seed)

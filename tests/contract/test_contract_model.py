@@ -28,15 +28,6 @@ CONTRADICTIONS = [
         "columns.pais_cd.colour",
         "not permitted",
     ),
-    (
-        "type: date\n    role: timestamp\n    normalise:\n"
-        '      - {date_formats: ["%Y-%m-%d", "%d/%m/%Y", "%Y-%m-%d %H:%M:%S"]}\n'
-        "      - day_of_timestamp\n",
-        "type: timestamp\n    role: timestamp\n",
-        "  fecha_pedido_dt:",
-        "columns.fecha_pedido_dt",
-        "derive the day of fecha_pedido_dt in another column, by date_trunc",
-    ),
     ("version: 1", "version: one", "version: one", "version", "whole number"),
     ("version: 1", "version: 0", "version: 0", "version", "greater than or equal to 1"),
     ("name: orders", "name: Orders 2", "name: Orders 2", "name", "pattern"),
@@ -223,7 +214,13 @@ CONTRADICTIONS = [
         "rules.0",
         "['AMAZONAS'] are not levels",
     ),
-    ("columns: [fecha_pedido_dt]", "columns: [pais_cd]", "- name: not_after_as_of", "rules.1", "is not a date"),
+    (
+        "columns: [fecha_pedido_dt]",
+        "columns: [pais_cd]",
+        "- name: not_after_as_of",
+        "rules.1",
+        "is neither a date nor a time",
+    ),
     (
         "limit: {train: 0.01, score: 0.5}",
         "limit: {train: 1.01, score: 0.5}",

@@ -42,7 +42,7 @@ class TotalRecipe(Recipe):
     factor: float = Field(1.0, gt=0)
 
     def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
-        total = StateColumn(f"history_total_{self.column}", "BIGINT", MeasureSum(self.column))
+        total = StateColumn(f"history_total_{self.column}", "integer", MeasureSum(self.column))
         scale = contract.columns[self.column].scale
 
         def values(orders: RowStates) -> pa.Array:
@@ -172,7 +172,7 @@ def test_a_recipe_that_cannot_be_read_is_no_repeat_of_another(tmp_path: Path, re
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("[pais_cd]", "days_since.0: pais_cd is not a date: its type is string"),
+        ("[pais_cd]", "days_since.0: pais_cd is neither a date nor a time: its type is string"),
         ("[cajas_fisicas]", "days_since.0: cajas_fisicas is not a column with the role attribute: its role is measure"),
         ("[signup, signup]", "days_since.1: signup is listed twice"),
         ("[signups]", "days_since.0: signups is not a column with the role attribute.*did you mean signup"),

@@ -123,7 +123,7 @@ def test_a_client_without_history_has_nulls_and_equal_shares(contract: Contract)
     row = {contract.timestamp: FIRST} | dict.fromkeys(contract.features.attributes)
     schema = pa.schema(
         [contract.arrow_schema().field(n) for n in row]
-        + [pa.field(n, pa.date32() if kind == "DATE" else pa.int64()) for n, kind, *_ in state_columns(contract)]
+        + [pa.field(n, pa.date32() if kind == "time" else pa.int64()) for n, kind, *_ in state_columns(contract)]
     )
     state = {n: None for n, *_ in state_columns(contract)}
     (created,) = finish(contract, pa.Table.from_pylist([row | state], schema=schema)).to_pylist()
@@ -173,7 +173,7 @@ def test_feature_names_are_distinct_and_identifiers_are_none_of_them(contract: C
 def test_each_feature_alone_equals_itself_among_all_and_needs_no_other_state(contract: Contract) -> None:
     rng = np.random.default_rng(5)
     n = 200
-    states = {name: pa.array(rng.integers(0, 50, n)) for name, kind, *_ in state_columns(contract) if kind == "BIGINT"}
+    states = {name: pa.array(rng.integers(0, 50, n)) for name, kind, *_ in state_columns(contract) if kind == "integer"}
     states[LAST_TARGET] = pa.array(rng.integers(0, len(contract.classes) + 1, n))
     states[LAST_DATE] = pa.array(rng.integers(19_000, 19_500, n).astype(np.int32)).cast(pa.date32())
     rest = {contract.timestamp: pa.array(rng.integers(19_500, 19_900, n).astype(np.int32)).cast(pa.date32())}

@@ -394,7 +394,7 @@ def test_the_estimate_of_a_history_is_near_its_size(
     contract = load_pipeline(machines.settings).contract
     columns = state_columns(contract)
     path = tmp_path / "run" / "elt" / SNAPSHOT
-    history = History(contract, path, "", date(2024, 9, 1), columns)
+    history = History(contract, path, "", date(2024, 9, 1), date(2024, 9, 1), columns)
     own = history._of_entities
     texts = sum(sys.getsizeof(name) + sys.getsizeof(place) for name, place in own.places.items())
     size = texts + sys.getsizeof(own.places) + sum(values.nbytes for values in own._states.values())

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from apex_ml.contract.names import SINCE, snapshot_by
 from apex_ml.core.estimator import Encoder, Model
 from apex_ml.core.features import feature_columns, features_of_entity, finish, kind_of, state_needed
 from apex_ml.core.history_by import StatesBy
+from apex_ml.core.row_time import time_from, time_value, times_of
 from apex_ml.services.accepted_rows import load_rows
 from apex_ml.services.drop_features import features_query
 from apex_ml.services.scorer import Scorer
@@ -39,14 +40,22 @@ from tests.support.reference_features import (
     FIRST,
     Row,
     as_table,
+    moment,
     random_orders,
     reference_example,
     reference_features,
     with_every_recipe,
     with_features,
+    with_times,
 )
 
 AS_OF = FIRST + timedelta(days=40)
+OF_ROWS: dict[str, Callable[[Contract], Contract]] = {
+    "dates": lambda contract: contract,
+    "times": lambda contract: with_times(contract, None),
+    # whose clock skips an hour among the days of the rows
+    "instants": lambda contract: with_times(contract, "America/New_York"),
+}
 
 
 def examples_of(
@@ -68,7 +77,8 @@ def examples_of(
     with duckdb.connect() as con:
         paths = accepted_files(folder)
         orders = SortedRows(con, contract, paths, range_rows)
-        parts = list(make_examples(orders, 2, as_of, lambda t: snapshot.extend(t.to_pylist()), on_states))
+        since = None if as_of is None else time_value(contract, as_of)
+        parts = list(make_examples(orders, 2, since, lambda t: snapshot.extend(t.to_pylist()), on_states))
     return [row for part in parts for row in part.to_pylist()], snapshot, orders.repeated
 
 
@@ -101,12 +111,12 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("lag", [0, 7])
 @pytest.mark.parametrize("grain", ["last_row_per_entity", "every_row"])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("of_rows", "seed"), [("dates", 1), ("dates", 2), ("times", 3), ("instants", 4)])
 @pytest.mark.parametrize("recipes", [with_features, with_every_recipe])
 def test_examples_equal_plain_python(
-    contract: Contract, tmp_path: Path, grain: str, lag: int, seed: int, recipes: Any
+    contract: Contract, tmp_path: Path, grain: str, lag: int, of_rows: str, seed: int, recipes: Any
 ) -> None:
-    requested = recipes(contract, grain=grain, history_lag_days=lag)
+    requested = recipes(OF_ROWS[of_rows](contract), grain=grain, history_lag_days=lag)
     rows = list({tuple(r.items()): r for r in random_orders(requested, seed, clients=25, orders=600, days=30)}.values())
     if grain == "every_row":
         chosen = rows
@@ -238,6 +248,7 @@ def scorer_of(contract: Contract, home: Any, folder: Path, as_of: date, known: S
         path,
         "",
         as_of,
+        time_from(contract, time_value(contract, as_of)),
         folder / "accepted",
     )
 
@@ -256,45 +267,51 @@ def scored_features(scorer: Scorer, rows: Sequence[Row], folder: Path) -> list[R
     return features.to_pylist()
 
 
+def in_utc(value: Any) -> Any:
+    return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo else value
+
+
+@pytest.mark.parametrize("of_rows", list(OF_ROWS))
 @pytest.mark.parametrize("recipes", [with_features, with_every_recipe])
 @pytest.mark.parametrize("lag", [0, 7])
 def test_training_and_scoring_give_an_order_the_same_bits(
-    contract: Contract, home: Any, tmp_path: Path, lag: int, recipes: Any
+    contract: Contract, home: Any, tmp_path: Path, lag: int, recipes: Any, of_rows: str
 ) -> None:
-    """Uses the snapshot for orders of its day, and the state of their own date for earlier ones."""
-    expected = recipes(contract, grain="every_row", history_lag_days=lag)
+    """Uses the snapshot for orders of its day, and the state of their own time for earlier ones."""
+    expected = recipes(OF_ROWS[of_rows](contract), grain="every_row", history_lag_days=lag)
     rows = list({tuple(r.items()): r for r in random_orders(expected, 11, clients=15, orders=400, days=30)}.values())
     as_of = FIRST + timedelta(days=25)
+    first = moment(expected, as_of)
     columns = [expected.entity, expected.timestamp, *(c.name for c in feature_columns(expected))]
-    trained = [r for r in examples_of(expected, rows, tmp_path / "training")[0] if r[expected.timestamp] <= as_of]
+    trained = [r for r in examples_of(expected, rows, tmp_path / "training")[0] if r[expected.timestamp] <= first]
 
-    known = [r for r in rows if r[expected.timestamp] < as_of]
-    drop = [r for r in rows if r[expected.timestamp] <= as_of]
+    known = [r for r in rows if r[expected.timestamp] < first]
+    drop = [r for r in rows if r[expected.timestamp] <= first]
     scored = scored_features(scorer_of(expected, home, tmp_path, as_of, known), drop, tmp_path)
 
     def bits(rows_of: list[Row]) -> list[str]:
         # repr shows every bit of a float
-        return sorted(repr([r[n] for n in columns]) for r in rows_of)
+        return sorted(repr([in_utc(r[n]) for n in columns]) for r in rows_of)
 
-    assert {r[expected.timestamp] == as_of for r in scored} == {True, False}
+    assert {r[expected.timestamp] == first for r in scored} == {True, False}
     assert bits(scored) == bits(trained)
 
 
 @pytest.mark.parametrize("lag", [0, 1, 6])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("of_rows", "seed"), [("dates", 1), ("dates", 2), ("times", 3), ("instants", 4)])
 def test_a_drop_and_a_request_of_a_later_day_equal_plain_python(
-    contract: Contract, home: Any, tmp_path: Path, seed: int, lag: int
+    contract: Contract, home: Any, tmp_path: Path, of_rows: str, seed: int, lag: int
 ) -> None:
     """A window moves on with the day of the row, while the snapshot stays, and so do the last days within the lag.
 
     Both ways to score give the same bits.
     """
-    expected = with_every_recipe(contract, grain="every_row", history_lag_days=lag)
+    expected = with_every_recipe(OF_ROWS[of_rows](contract), grain="every_row", history_lag_days=lag)
     as_of = FIRST + timedelta(days=25)
     known = random_orders(expected, seed, clients=12, orders=200, days=25)
     known = list({tuple(r.items()): r for r in known}.values())
     later = random_orders(expected, seed + 2, clients=15, orders=120, days=40)
-    later = [{**r, expected.timestamp: as_of + (r[expected.timestamp] - FIRST)} for r in later]
+    later = [{**r, expected.timestamp: r[expected.timestamp] + timedelta(days=25)} for r in later]
     scorer = scorer_of(expected, home, tmp_path, as_of, known)
     in_drop = scored_features(scorer, later, tmp_path)
     plain = [reference_features(expected, known, r) for r in later]
@@ -308,12 +325,12 @@ def test_a_drop_and_a_request_of_a_later_day_equal_plain_python(
 def requested_features(scorer: Scorer, rows: Sequence[Row]) -> list[Row]:
     """The features of the rows of a request, in their order."""
     contract = scorer.context.contract
-    history = History(contract, scorer.snapshot, "", scorer.as_of, state_needed(contract, ()))
+    history = History(contract, scorer.snapshot, "", scorer.as_of, scorer.since, state_needed(contract, ()))
     table = as_table(contract, list(rows))
-    days = table.column(contract.timestamp).cast(pa.int32()).to_numpy().astype(np.int64)
+    times = times_of(contract, table)
     places = history.places(table.column(contract.entity).to_pylist())
     own = {name: table.column(name) for name in contract.named("attribute")}
-    for name, values in history.states(places, days, own).items():
+    for name, values in history.states(places, times, own).items():
         table = table.append_column(name, values)
     return finish(contract, table).select([c.name for c in feature_columns(contract)]).to_pylist()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,9 @@ from apex_ml.contract.recipes.target_trend import TargetTrendRecipe
 
 FIRST = date(2024, 2, 20)
 EPOCH = date(1970, 1, 1)
+DAY = timedelta(days=1)
+CLOCK = (timedelta(0), timedelta(hours=4, minutes=30), timedelta(hours=23), DAY - timedelta(microseconds=1))
+"""Times of day, few, so that ties abound; one is the last instant of its day."""
 SIGNUP = "signup"
 Row = dict[str, Any]
 
@@ -40,7 +44,7 @@ def random_orders(contract: Contract, seed: int, *, clients: int, orders: int, d
             if column.role == "entity":
                 row[column.name] = f"C{random.integers(clients):06d}"
             elif column.role == "timestamp":
-                row[column.name] = FIRST + timedelta(days=int(random.integers(days)))
+                row[column.name] = moment(contract, FIRST + timedelta(days=int(random.integers(days))), random)
             elif column.type == "string":
                 levels = column.domain.levels if column.domain else ("a", "b")
                 row[column.name] = str(random.choice(levels))
@@ -54,6 +58,23 @@ def random_orders(contract: Contract, seed: int, *, clients: int, orders: int, d
                 row[column.name] = None
         rows.append(row)
     return rows
+
+
+def moment(contract: Contract, day: date, random: np.random.Generator | None = None) -> date:
+    """A day, or a time of that day where rows have one: its first, or by `random` one of a few; in UTC with a zone."""
+    if not contract.has_instants:
+        return day
+    clock = datetime.combine(day, time()) + (CLOCK[int(random.integers(len(CLOCK)))] if random else CLOCK[0])
+    zone = contract.columns[contract.timestamp].timezone
+    return clock if zone is None else clock.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+
+
+def on_clock(contract: Contract, when: date) -> datetime:
+    """A time of a row on the clock of its zone."""
+    if not isinstance(when, datetime):
+        return datetime.combine(when, time())
+    zone = contract.columns[contract.timestamp].timezone
+    return when if zone is None else when.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
 
 
 def as_table(contract: Contract, rows: list[Row]) -> pa.Table:
@@ -78,16 +99,19 @@ def reference_example(contract: Contract, rows: list[Row], client: str) -> Row:
 
 def reference_features(contract: Contract, rows: list[Row], order: Row) -> Row:
     """The features of an order, from the definitions."""
-    when = order[contract.timestamp]
+    when, clock = order[contract.timestamp], on_clock(contract, order[contract.timestamp])
     out: Row = {name: order[name] for name in contract.features.attributes}
     for name in contract.features.days_since:
-        out[f"days_since_{name}"] = None if order[name] is None else (when - order[name]).days
+        out[f"days_since_{name}"] = (
+            None if order[name] is None else (clock - datetime.combine(order[name], time())) / DAY
+        )
     parts = {
-        "day_of_week": when.weekday(),
-        "day_of_month": when.day,
-        "month": when.month,
-        "quarter": (when.month + 2) // 3,
-        "weekend": int(when.weekday() >= 5),
+        "day_of_week": clock.weekday(),
+        "day_of_month": clock.day,
+        "month": clock.month,
+        "quarter": (clock.month + 2) // 3,
+        "weekend": int(clock.weekday() >= 5),
+        "hour": clock.hour,
     }
     out |= {f"{contract.timestamp}_{part}": parts[part] for part in contract.features.calendar}
     before = when - timedelta(days=contract.features.history_lag_days)
@@ -100,7 +124,7 @@ def reference_features(contract: Contract, rows: list[Row], order: Row) -> Row:
             earlier[by] = [r for r in same if r[contract.timestamp] < before]
         window = recipe.window if isinstance(recipe, WindowedRecipe) else None
         days = int(window[:-1]) if window else None
-        history = [r for r in earlier[by] if days is None or (before - r[contract.timestamp]).days <= days]
+        history = [r for r in earlier[by] if days is None or before - r[contract.timestamp] <= days * DAY]
         out |= _of_recipe(contract, recipe, history, when)
     return out
 
@@ -117,7 +141,7 @@ def _of_recipe(contract: Contract, recipe: Recipe, history: list[Row], when: dat
     if isinstance(recipe, CountRecipe):
         return {name(("count" if window or recipe.by else "orders") if recipe.name is None else "rows"): len(history)}
     if isinstance(recipe, DaysSinceLastRecipe):
-        return {name("days_since_last"): (when - last).days if last else None}
+        return {name("days_since_last"): (when - last) / DAY if last else None}
     if isinstance(recipe, LastTargetRecipe):
         places = [contract.classes.index(r[contract.target]) for r in history if r[contract.timestamp] == last]
         return {name(f"last_{contract.target}"): contract.classes[max(places)] if places else None}
@@ -129,7 +153,7 @@ def _of_recipe(contract: Contract, recipe: Recipe, history: list[Row], when: dat
             for level in contract.classes
         }
     if isinstance(recipe, TargetTrendRecipe):
-        years = [(r[contract.timestamp] - EPOCH).days / 365.25 for r in history]
+        years = [_utc_day(r[contract.timestamp]) / 365.25 for r in history]
         hits = [float(r[contract.target] == recipe.level) for r in history]
         middle = sum(years) / max(len(years), 1)
         squares = sum((x - middle) ** 2 for x in years)
@@ -150,6 +174,21 @@ def _of_recipe(contract: Contract, recipe: Recipe, history: list[Row], when: dat
             value = (min if recipe.recipe == "min" else max)(values, default=None)
         out[name(f"{recipe.recipe}_{measure}")] = value
     return out
+
+
+def _utc_day(when: date) -> int:
+    if not isinstance(when, datetime):
+        return (when - EPOCH).days
+    return (when.date() - EPOCH).days if when.tzinfo is None else (when.astimezone(UTC).date() - EPOCH).days
+
+
+def with_times(contract: Contract, zone: str | None) -> Contract:
+    """The contract with times of day: with a zone instants, else on a clock without one."""
+    when = contract.columns[contract.timestamp]
+    changed = when.model_copy(update={"type": "timestamp", "timezone": zone, "normalise": (), "checks": ()})
+    calendar = tuple(dict.fromkeys((*contract.features.calendar, "hour")))
+    columns = contract.columns | {when.name: changed}
+    return with_features(contract.model_copy(update={"columns": columns}), calendar=calendar)
 
 
 def with_features(contract: Contract, **changes: Any) -> Contract:

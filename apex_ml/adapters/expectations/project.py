@@ -29,7 +29,7 @@ from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.contract.model import Contract
 from apex_ml.contract.per_use import USES, Use
 from apex_ml.contract.pipeline import Pipeline
-from apex_ml.contract.suites import columns_as_text, expectations, suite_name
+from apex_ml.contract.suites import as_of_parameters, columns_as_text, expectations, suite_name
 from apex_ml.core.features import value_texts
 from apex_ml.json_text import json_text
 from apex_ml.settings import CODE_ROOT, Settings
@@ -259,7 +259,7 @@ def check_batch(
     label = suite_name(pipeline.contract, use)
     result = context.checkpoints.get(label).run(
         batch_parameters={"dataframe": frame},
-        expectation_parameters={"as_of": f"{as_of.isoformat()}T00:00:00"},
+        expectation_parameters=as_of_parameters(pipeline.contract, as_of),
         run_id=gx.RunIdentifier(run_name=run),
     )
     errors: list[str] = []

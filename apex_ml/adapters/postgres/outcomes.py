@@ -15,6 +15,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR
 from apex_ml.sql.outcomes import match_columns
 from apex_ml.sql.quote import identifier
+from apex_ml.sql.tables import scored_day
 
 OUTCOMES_LOCK = 7_261_008
 """First key of the advisory lock of a schema under which one process at a time matches outcomes."""
@@ -81,7 +82,7 @@ class PostgresOutcomes(OutcomeStore):
         if days is None:
             return self._session.stream(scores)
         return self._session.stream(
-            f"{scores} WHERE s.{identifier(contract.timestamp)} BETWEEN %s::text::date AND %s::text::date",
+            f"{scores} WHERE {scored_day(contract, 's')} BETWEEN %s::text::date AND %s::text::date",
             [day.isoformat() for day in days],
         )
 

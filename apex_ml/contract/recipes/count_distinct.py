@@ -45,7 +45,7 @@ class CountDistinctRecipe(WindowedRecipe):
 
 
 def _feature(attribute: str) -> HistoryFeature:
-    state = StateColumn(distinct_name(attribute), "BIGINT", DistinctValues(attribute))
+    state = StateColumn(distinct_name(attribute), "integer", DistinctValues(attribute))
 
     def values(rows: RowStates) -> pa.Array:
         return numeric(rows.integers(state))

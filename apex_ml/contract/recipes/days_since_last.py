@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class DaysSinceLastRecipe(Recipe):
-    """Days since the latest earlier row."""
+    """Days since the latest earlier row, with their fraction where rows have a time of day."""
 
     recipe: Literal["days_since_last"]
 
@@ -26,4 +26,4 @@ class DaysSinceLastRecipe(Recipe):
 
 
 def _days_since_last(rows: RowStates) -> pa.Array:
-    return numeric(rows.days - rows.integers(LATEST_DATE), rows.integers(ROW_COUNT) == 0)
+    return numeric(rows.days_since(LATEST_DATE), rows.integers(ROW_COUNT) == 0)

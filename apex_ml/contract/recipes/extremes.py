@@ -66,8 +66,8 @@ class MaxRecipe(_ExtremeRecipe):
 
 
 def _feature(measure: str, side: Literal["min", "max"], scale: int) -> HistoryFeature:
-    extreme = StateColumn(extreme_name(side, measure), "BIGINT", Extreme(measure, side))
-    count = StateColumn(known_name(measure), "BIGINT", KnownValues(measure))
+    extreme = StateColumn(extreme_name(side, measure), "integer", Extreme(measure, side))
+    count = StateColumn(known_name(measure), "integer", KnownValues(measure))
 
     def values(rows: RowStates) -> pa.Array:
         return numeric(rows.integers(extreme) / scale, rows.integers(count) == 0)

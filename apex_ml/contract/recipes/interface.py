@@ -31,19 +31,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RowStates:
-    """Rows with the state of their entities' histories, n rows; `days` are the rows' days since 1970-01-01."""
+    """Rows with the state of their entities' histories, n rows.
+
+    `times` are the rows' times since 1970-01-01, `times_a_day` their units of a day: 1 where rows are dated.
+    """
 
     table: pa.Table
-    days: np.ndarray
+    times: np.ndarray
+    times_a_day: int = 1
     scope: Scope = ALL_ROWS
 
     def integers(self, column: StateColumn) -> np.ndarray:
         """A state column, in the scope, as int64; null (an entity without history) is 0."""
         values = self.table.column(column.within(self.scope).name)
-        if column.type == "DATE":
+        if pa.types.is_date(values.type):
             values = values.cast(pa.int32())
         filled: np.ndarray = pc.fill_null(values.cast(pa.int64()), 0).to_numpy()
         return filled.astype(np.int64, copy=False)
+
+    def days_since(self, column: StateColumn) -> np.ndarray:
+        """Days from the time in a state column to the row, with their fraction."""
+        days: np.ndarray = (self.times - self.integers(column)) / self.times_a_day
+        return days
+
+    def day(self, column: StateColumn) -> np.ndarray:
+        """The day since 1970-01-01, in UTC, of the time in a state column, as int64."""
+        days: np.ndarray = self.integers(column) // self.times_a_day
+        return days
 
 
 @dataclass(frozen=True)

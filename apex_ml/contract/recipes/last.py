@@ -39,8 +39,8 @@ class LastRecipe(Recipe):
 
 
 def _feature(measure: str, scale: int) -> HistoryFeature:
-    latest = StateColumn(latest_name(measure), "BIGINT", LatestValue(measure))
-    count = StateColumn(known_name(measure), "BIGINT", KnownValues(measure))
+    latest = StateColumn(latest_name(measure), "integer", LatestValue(measure))
+    count = StateColumn(known_name(measure), "integer", KnownValues(measure))
 
     def values(rows: RowStates) -> pa.Array:
         return numeric(rows.integers(latest) / scale, rows.integers(count) == 0)

@@ -40,8 +40,8 @@ class MeanRecipe(WindowedRecipe):
 
 
 def _feature(measure: str, scale: int) -> HistoryFeature:
-    total = StateColumn(sum_name(measure), "BIGINT", MeasureSum(measure))
-    count = StateColumn(known_name(measure), "BIGINT", KnownValues(measure))
+    total = StateColumn(sum_name(measure), "integer", MeasureSum(measure))
+    count = StateColumn(known_name(measure), "integer", KnownValues(measure))
 
     def values(rows: RowStates) -> pa.Array:
         known = rows.integers(count)

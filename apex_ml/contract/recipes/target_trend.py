@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from apex_ml.contract.model import Contract
 
 DAYS_A_YEAR = 365.25
-DAY_SUM = StateColumn(DAYS, "BIGINT", DaySum())
-DAY_SQUARES = StateColumn(DAYS_SQUARED, "BIGINT", DaySum(power=2))
+DAY_SUM = StateColumn(DAYS, "integer", DaySum())
+DAY_SQUARES = StateColumn(DAYS_SQUARED, "integer", DaySum(power=2))
 
 
 class TargetTrendRecipe(Recipe):
@@ -40,11 +40,12 @@ class TargetTrendRecipe(Recipe):
     def features(self, contract: Contract) -> tuple[HistoryFeature, ...]:
         """One feature: the slope, 0 for an entity without history."""
         label = class_labels(contract.classes)[self.level]
-        level_days = StateColumn(days_name(label), "BIGINT", DaySum(level=self.level))
+        level_days = StateColumn(days_name(label), "integer", DaySum(level=self.level))
         reads = (ROW_COUNT, LATEST_DATE, level_count(contract, self.level), DAY_SUM, DAY_SQUARES, level_days)
 
         def values(rows: RowStates) -> pa.Array:
-            n, last, hits, days, day_squares, hit_days = map(rows.integers, reads)
+            n, _, hits, days, day_squares, hit_days = map(rows.integers, reads)
+            last = rows.day(LATEST_DATE)
             return numeric(_slope(n, last, hits, days, day_squares, hit_days, self.shrinkage))
 
         return (HistoryFeature(FeatureColumn(trend_name(label), "numeric"), reads, values),)

@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, datetime
 from typing import Any, NamedTuple
 
 from apex_ml.errors import DataError
@@ -42,9 +42,10 @@ class RefusedError(DataError):
 
 
 def early_row(place: int, name: str, day: date, since: date) -> Fault:
-    """The fault of a row dated before the history snapshot."""
-    rule = f"on or after {since}, the day of the history snapshot"
-    remedy = "send a day from then on, or score the row in a drop: a file may hold earlier ones"
+    """The fault of a row before the history snapshot."""
+    what = "time" if isinstance(since, datetime) else "day"
+    rule = f"on or after {since.isoformat()}, the {what} of the history snapshot"
+    remedy = f"send a {what} from then on, or score the row in a drop: a file may hold earlier ones"
     return Fault(row_path(place, name), rule, day.isoformat(), remedy)
 
 

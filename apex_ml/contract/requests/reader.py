@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -70,10 +70,13 @@ class RequestReader:
         self._keys = [json_text(name).encode() for name in contract.file_columns]
 
     def read(self, body: bytes, since: date | None = None) -> Rows:
-        """Read the rows of a JSON body; none may be dated before `since`.
+        """Read the rows of a JSON body; none may be before `since`, a day or a time.
 
         Raises :class:`RefusedError` with every fault of the request and its path: the whole request is refused.
         """
+        if self._contract.has_instants:
+            first = self._contract.columns[self._contract.timestamp].bound(since)
+            since = first if isinstance(first, datetime) else None
         try:
             request: Any = self._validate(body)
         except ValidationError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
+from zoneinfo import available_timezones
 
 from apex_ml.contract.normalisation import upper
 from apex_ml.contract.roles import Role
@@ -104,21 +105,40 @@ def plan_source(column: ColumnProfile) -> ColumnPlan:
 
 
 def plan_timestamp(column: ColumnProfile) -> ColumnPlan:
-    """The day of a row."""
+    """The time of a row: its day, or its instant where the column has times of day."""
     body: dict[str, Any] = {"type": "date", "role": "timestamp"}
     if column.derive is not None:
         body |= {"derive": column.derive, "checks": date_checks(column)}
         return ColumnPlan(column.name, "timestamp", body, notes=("no column of the data: it is computed in each row",))
     body["normalise"] = [*_date_formats(column)]
     notes: tuple[str, ...] = ()
-    if column.kind == "timestamp":
+    if has_times_of_day(column):
+        body["type"] = "timestamp"
+        if zone := _zone(column):
+            body["timezone"] = zone
+        notes = ("it has times of day: of the rows of one day it counts which came first",)
+    elif column.kind == "timestamp":
         body["normalise"].append("day_of_timestamp")
-        if column.times is not None and column.times.with_time and not column.formats:
-            notes = ("it has times of day, of which the day counts",)
     if not body["normalise"]:
         del body["normalise"]
     body["checks"] = date_checks(column)
     return ColumnPlan(column.name, "timestamp", body, notes=notes)
+
+
+def has_times_of_day(column: ColumnProfile) -> bool:
+    """Whether the values of a column are times, rather than days that some program has written as times."""
+    times = column.times
+    return column.kind == "timestamp" and times is not None and times.with_time > MAX_ODD * column.known
+
+
+def _zone(column: ColumnProfile) -> str | None:
+    """The time zone of a column of instants; None for times on a clock without a zone."""
+    if column.formats:
+        return "UTC" if all(form.endswith("Z") for form in column.formats) else None
+    if "tz=" not in column.stored:
+        return None
+    name = column.stored.partition("tz=")[2].rstrip("]")
+    return name if name in available_timezones() else "UTC"  # an offset has no name, and the instants are the same
 
 
 def plan_column(column: ColumnProfile, role: Role, *, is_identifier: bool) -> ColumnPlan | LeftOut:

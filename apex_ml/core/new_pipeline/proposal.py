@@ -11,6 +11,7 @@ from apex_ml.core.new_pipeline.choices import Choices, entity_note, timestamp_no
 from apex_ml.core.new_pipeline.columns import (
     ColumnPlan,
     LeftOut,
+    has_times_of_day,
     plan_column,
     plan_entity,
     plan_key,
@@ -149,13 +150,14 @@ def _features(profile: TableProfile, choices: Choices, columns: list[ColumnPlan]
             "each row is an example" if history else "the last row of each is an example"
         )
     if history:
-        # of the rows of the same day nobody knows which came first, and their outcome may not be known on the next
+        # the outcome of a row may not be known on the day after it, and a drop is scored with the history of last night
         features["history_lag_days"] = 1
     features["attributes"] = [column.name for column in columns if column.is_feature]
     if choices.timestamp:
         times = profile.column(choices.timestamp).times
         is_long = times is not None and (times.last - times.first).days >= A_YEAR
-        features["calendar"] = ["day_of_week", "day_of_month", *(["month"] if is_long else [])]
+        hour = ["hour"] if has_times_of_day(profile.column(choices.timestamp)) else []
+        features["calendar"] = ["day_of_week", "day_of_month", *(["month"] if is_long else []), *hour]
     if history:
         features["history"] = history
     return features, reason

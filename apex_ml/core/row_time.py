@@ -1,0 +1,71 @@
+"""The times of rows: of their dates, or of their instants where the timestamp column has the type timestamp."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from apex_ml.contract.model import MICROSECONDS_A_DAY, Contract
+
+EPOCH = date(1970, 1, 1)
+
+
+def times_of(contract: Contract, table: pa.Table) -> np.ndarray:
+    """The times of the rows since 1970-01-01 UTC, int64, (n,): days of a date, else microseconds."""
+    return integer_times(table.column(contract.timestamp))
+
+
+def integer_times(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Dates as days and times as microseconds since 1970-01-01, int64, (n,); null is 0."""
+    if pa.types.is_date(values.type):
+        values = values.cast(pa.int32())
+    integers: np.ndarray = values.cast(pa.int64()).fill_null(0).to_numpy()
+    return integers
+
+
+def time_array(contract: Contract, times: np.ndarray, unknown: np.ndarray | None = None) -> pa.Array:
+    """The inverse of :func:`times_of`: values of the timestamp column, null where `unknown`."""
+    if not contract.has_instants:
+        return pa.array(times.astype(np.int32), pa.int32(), mask=unknown).cast(pa.date32())
+    return pa.array(times, pa.int64(), mask=unknown).cast(contract.time_type)
+
+
+def time_value(contract: Contract, when: date) -> int:
+    """The time of a day, as :func:`times_of` gives it: of its first instant on the clock of the contract."""
+    if not contract.has_instants:
+        return (when - EPOCH).days
+    moment = contract.columns[contract.timestamp].bound(when)
+    assert isinstance(moment, datetime)
+    start = datetime(1970, 1, 1) if moment.tzinfo is None else datetime(1970, 1, 1, tzinfo=UTC)
+    return (moment - start) // timedelta(microseconds=1)
+
+
+def time_from(contract: Contract, time: int) -> date:
+    """The inverse of :func:`time_value`: a day, or an instant, in UTC where the timestamp column has a time zone."""
+    if not contract.has_instants:
+        return EPOCH + timedelta(days=time)
+    zone = contract.columns[contract.timestamp].timezone
+    return datetime(1970, 1, 1, tzinfo=None if zone is None else UTC) + timedelta(microseconds=time)
+
+
+def clock_of(contract: Contract, table: pa.Table) -> np.ndarray:
+    """The times of the rows on the clock of the time zone of the timestamp column, as :func:`times_of` gives them."""
+    times = times_of(contract, table)
+    if not contract.has_instants:
+        return times
+    zone = contract.columns[contract.timestamp].timezone
+    if zone is None:
+        return times
+    local = pd.DatetimeIndex(times.view("M8[us]")).tz_localize("UTC").tz_convert(zone).tz_localize(None)
+    clock: np.ndarray = local.to_numpy().astype("M8[us]").astype(np.int64)
+    return clock
+
+
+def days_of(contract: Contract, table: pa.Table) -> np.ndarray:
+    """The days of the rows since 1970-01-01, int64, (n,); of an instant the day on the clock of its time zone."""
+    if not contract.has_instants:
+        return times_of(contract, table)
+    return clock_of(contract, table) // MICROSECONDS_A_DAY
