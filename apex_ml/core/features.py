@@ -22,7 +22,7 @@ from apex_ml.contract.history_state import StateColumn, whole_state
 from apex_ml.contract.model import MICROSECONDS_A_DAY, Contract
 from apex_ml.contract.names import calendar_name, days_since_name
 from apex_ml.contract.recipes.interface import RowStates, numeric
-from apex_ml.core.row_time import clock_of, days_of, times_of
+from apex_ml.core.row_time import clock_of, days_of, integer_times, times_of
 
 MICROSECONDS_AN_HOUR = MICROSECONDS_A_DAY // 24
 EXAMPLE_KEY = ("entity", "timestamp")
@@ -58,9 +58,12 @@ def feature_columns(contract: Contract) -> tuple[FeatureColumn, ...]:
 
 def _days_since(contract: Contract, table: pa.Table, attribute: str) -> pa.Array:
     """The days from the date or time in an attribute to the row: on the clock, unless both are instants."""
-    column = contract.columns[attribute]
+    column, values = contract.columns[attribute], table.column(attribute)
     times = times_of(contract, table) if column.is_instant else clock_of(contract, table)
-    return pc.subtract(pa.array(times / contract.times_a_day), feature_values(column, table.column(attribute)))
+    if column.type == "timestamp" and contract.has_instants:  # whole microseconds, as a day count would be rounded
+        passed = (times - integer_times(values)) / contract.times_a_day
+        return pa.array(passed, mask=values.is_null().to_numpy())
+    return pc.subtract(pa.array(times / contract.times_a_day), feature_values(column, values))
 
 
 def _calendar(contract: Contract, table: pa.Table, part: CalendarPart) -> pa.Array:

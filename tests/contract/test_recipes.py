@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -230,3 +231,35 @@ def test_features_of_two_recipes_with_one_name_are_refused(tmp_path: Path) -> No
 def test_an_unknown_recipe_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'count', 'count_distinct', 'days_since_last', .*'mean', 'target_share'"):
         contract_with(tmp_path, "{recipe: total, column: cajas_fisicas}")
+
+
+@pytest.mark.parametrize(
+    ("when", "features", "message"),
+    [
+        ("type: date", "calendar: [hour]", "calendar.0: day is of type date, which has no hour"),
+        ("type: timestamp", "days_since: [at]", "days_since.0: at is an instant, and the time of a row is none"),
+        ("type: string", "calendar: []", "the timestamp column needs type date or timestamp, not string"),
+    ],
+)
+def test_features_of_a_time_of_day_that_rows_do_not_have(
+    tmp_path: Path, when: str, features: str, message: str
+) -> None:
+    text = f"""
+        name: machines
+        version: 1
+        description: Runs of machines.
+        columns:
+          machine: {{description: The machine., type: string, role: entity}}
+          day: {{description: When., {when}, role: timestamp}}
+          at: {{description: Since., type: timestamp, role: attribute, timezone: UTC, nullable: true}}
+          kind: {{description: Kind., type: string, role: target, domain: {{levels: [a, b], closed: true}}}}
+        quarantine: {{limit: 0.5}}
+        batch: {{recent: 7}}
+        features: {{grain: every_row, {features}}}
+        split: {{fractions: {{train: 0.6, validation: 0.2, test: 0.2}}}}
+        promotion: {{}}
+    """
+    path = tmp_path / "contract.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_contract(path)

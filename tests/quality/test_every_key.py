@@ -933,6 +933,18 @@ def test_every_order_is_an_example(tmp_path: Path) -> None:
     ]
 
 
+def test_rows_with_a_time_of_day(tmp_path: Path) -> None:
+    """The hour, on the clock of the zone, and a history that counts an earlier row of the same day."""
+    when = "{description: The time., type: timestamp, role: timestamp, timezone: America/Lima}"
+    features = "{grain: every_row, calendar: [hour], days_since: [at], history: [{recipe: count}]}"
+    at = {"at": column("timestamp", nullable=NULL, timezone="America/Lima")}
+    contract = contract_of(tmp_path, at | {"day": when}, features=features)
+    times = [datetime(2024, 3, 5, 3, 30, tzinfo=UTC), datetime(2024, 3, 5, 15, tzinfo=UTC)]
+    rows = [{"client": "a", "day": t, "kind": "A", "at": times[0]} for t in times]
+    created = [(r["day_hour"], r["history_orders"], r["days_since_at"]) for r in features_of(tmp_path, contract, rows)]
+    assert sorted(created, key=lambda row: row[1]) == [(22, 0, 0.0), (10, 1, 11.5 / 24)]
+
+
 def test_attributes_of_every_type_are_features(tmp_path: Path) -> None:
     """Numbers as float64, a date as days since 1970-01-01, in training as in scoring."""
     kinds = {"s": "string", "f": "double", "i": "int64", "d": "date"}
@@ -1245,6 +1257,7 @@ ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
     test_encodings_of_learned_levels: (
         "Column.encoding=levels", "Column.encoding=frequency", "Column.min_level_rows",
     ),
+    test_rows_with_a_time_of_day: ("Features.calendar=hour",),
     test_suspicious_gain: ("Features.suspicious_gain",),
     test_split: (
         "Contract.split", "Split.fractions", "Split.gap_days", "Fractions.train", "Fractions.validation",
