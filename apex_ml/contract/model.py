@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from datetime import date
 from typing import Any, Literal, Self
 
 import pyarrow as pa
@@ -139,6 +140,13 @@ class Contract(Wording):
     def times_a_day(self) -> int:
         """Units of time of a day: 1 where rows are dated, microseconds where they have a time of day."""
         return MICROSECONDS_A_DAY if self.has_instants else 1
+
+    def first_time(self, when: date | None) -> date | None:
+        """A day as the timestamp column has it: where rows have a time of day, its first instant; a time unchanged."""
+        if when is None or not self.has_instants:
+            return when
+        first = self._only("timestamp").bound(when)
+        return first if isinstance(first, date) else None
 
     @property
     def entity(self) -> str:

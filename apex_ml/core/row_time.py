@@ -37,7 +37,7 @@ def time_value(contract: Contract, when: date) -> int:
     """The time of a day, as :func:`times_of` gives it: of its first instant on the clock of the contract."""
     if not contract.has_instants:
         return (when - EPOCH).days
-    moment = contract.columns[contract.timestamp].bound(when)
+    moment = contract.first_time(when)
     assert isinstance(moment, datetime)
     start = datetime(1970, 1, 1) if moment.tzinfo is None else datetime(1970, 1, 1, tzinfo=UTC)
     return (moment - start) // timedelta(microseconds=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -74,9 +74,7 @@ class RequestReader:
 
         Raises :class:`RefusedError` with every fault of the request and its path: the whole request is refused.
         """
-        if self._contract.has_instants:
-            first = self._contract.columns[self._contract.timestamp].bound(since)
-            since = first if isinstance(first, datetime) else None
+        since = self._contract.first_time(since)
         try:
             request: Any = self._validate(body)
         except ValidationError as error:
