@@ -26,6 +26,8 @@ MAX_SELECTION_COST = 0.001
 """Share of the validation log loss that leaving features out may cost."""
 MIN_ROWS_A_FEATURE, SMALL_PART_GAIN = 20, 0.1
 """With fewer validation rows a feature, leaving features out must lower the loss, by this share of it."""
+MIN_ENTITIES_A_FEATURE = 20
+"""With fewer training entities for each feature of their history, a model without them is tried, too."""
 SEARCH_SHARE = 0.7
 """Share of a contender's time that its search may take; the rest is for the fit with the best parameters."""
 
@@ -57,18 +59,29 @@ class Contest:
 
         A test of single features has too little power where rows are few, or many features each say a little.
         """
-        options, spent = entrants.options, entrants.spent
-        winner = self.winner(options.contenders)
-        _, loss = entrants.fit(winner, self.params[winner], spent.left, " features=all")
         rows, features = entrants.validation.x.shape
         # the test used the same few rows of validation, so that its selection looks better there than it is
         limit = 1 + SMALL_PART_GAIN if rows < MIN_ROWS_A_FEATURE * features else 1 / (1 + MAX_SELECTION_COST)
+        return self._with(entrants, limit, " features=all")
+
+    def without_history(self, entrants: Entrants) -> Contest | None:
+        """The contest with these features, which are without the history of few entities, where that is clearly better.
+
+        A history of few entities tells which entity it is. Trees learn that by heart, and it does not last.
+        """
+        return self._with(entrants, 1 - MAX_SELECTION_COST, " features=no_history")
+
+    def _with(self, entrants: Entrants, limit: float, label: str) -> Contest | None:
+        """The contest with other features, where the winner's loss with them is below this part of its present one."""
+        options, spent = entrants.options, entrants.spent
+        winner = self.winner(options.contenders)
+        _, loss = entrants.fit(winner, self.params[winner], spent.left, label)
         if loss >= self.losses[winner] * limit:
             return None
         if self.trials:  # what a search found is not searched again
             options = replace(options, fixed=self.params, budget=Budget(0))
-        whole = run_contest(replace(entrants, options=options))
-        return replace(whole, trials=self.trials)
+        other = run_contest(replace(entrants, options=options))
+        return replace(other, trials=self.trials)
 
 
 @dataclass(frozen=True)

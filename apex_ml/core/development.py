@@ -15,7 +15,7 @@ import numpy as np
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.core import calibration as calibrating
 from apex_ml.core import decision
-from apex_ml.core.contest import Contest, Entrants, prior_ratio, run_contest
+from apex_ml.core.contest import MIN_ENTITIES_A_FEATURE, Contest, Entrants, prior_ratio, run_contest
 from apex_ml.core.degradation import Expectation
 from apex_ml.core.development_options import Options as Options
 from apex_ml.core.estimator import Encoder, Model
@@ -79,7 +79,7 @@ def develop(
     single_features = single_feature_gains(every.names, fit, held_out, len(classes))
     if options.suspicious_gain is not None:
         refuse_leaks(single_features, options.suspicious_gain)
-    encoder, verdicts, contest = _choose(entrants, every, storage, on_trial)
+    encoder, verdicts, contest = _choose(entrants, every, len(np.unique(train.entities)), storage, on_trial)
     winner = contest.winner(options.contenders)
     model = Model(
         encoder, contest.fits[winner].content, classes, info, candidate=winner, training_keys=_keys(train, validation)
@@ -107,15 +107,25 @@ def develop(
 
 
 def _choose(
-    entrants: Entrants, every: Encoder, storage: str | None, on_trial: Callable[[Trial], None] | None
+    entrants: Entrants, every: Encoder, entities: int, storage: str | None, on_trial: Callable[[Trial], None] | None
 ) -> tuple[Encoder, tuple[FeatureVerdict, ...], Contest]:
-    """Select features and hold the contest with them, or with all features where leaving some out costs too much."""
+    """Select features and hold the contest with them, or with other ones where those are clearly better.
+
+    These are all features, where leaving some out costs too much, and those without the history of few `entities`.
+    """
+    options = entrants.options
     encoder, verdicts = _select(every, entrants)
     contest = run_contest(entrants.with_features(encoder.columns), storage=storage, on_trial=on_trial)
-    if entrants.options.rules is None and encoder != every:
+    if options.rules is None and encoder != every:
         whole = contest.with_all_features(entrants)
         if whole is not None:
-            return every, tuple(map(_kept_for_all, verdicts)), whole
+            encoder, verdicts, contest = every, tuple(map(_kept_for_all, verdicts)), whole
+    own = Encoder(tuple(column for column in encoder.columns if column.name not in options.of_entity))
+    history = len(encoder.columns) - len(own.columns)
+    if options.selection == "noise" and own.columns and entities < MIN_ENTITIES_A_FEATURE * history:
+        without = contest.without_history(entrants.with_features(own.columns))
+        if without is not None:
+            return own, tuple(_left_out(v, options.of_entity, entities) for v in verdicts), without
     return encoder, verdicts, contest
 
 
@@ -196,3 +206,11 @@ def _kept_for_all(verdict: FeatureVerdict) -> FeatureVerdict:
         return verdict
     reason = f"{verdict.reason}; kept: with all features the validation loss is clearly lower"
     return replace(verdict, kept=True, reason=reason)
+
+
+def _left_out(verdict: FeatureVerdict, of_entity: frozenset[str], entities: int) -> FeatureVerdict:
+    """The verdict where the validation loss is clearly lower without the history of few entities."""
+    if not verdict.kept or verdict.name not in of_entity:
+        return verdict
+    reason = f"{verdict.reason}; left out: without the history of {entities} entities the validation loss is lower"
+    return replace(verdict, kept=False, reason=reason)

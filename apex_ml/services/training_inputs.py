@@ -19,7 +19,7 @@ from apex_ml.contract.costs import cost_matrix, positive_class
 from apex_ml.core.development import Options
 from apex_ml.core.evaluation import class_shares
 from apex_ml.core.examples import Examples
-from apex_ml.core.features import feature_columns, feature_values
+from apex_ml.core.features import feature_columns, feature_values, features_of_entity
 from apex_ml.core.model_info import ModelInfo
 from apex_ml.core.profile import Bins, ModelProfile, bins_of
 from apex_ml.core.row_time import days_of
@@ -52,6 +52,7 @@ def training_options(context: StepContext, trials: int, strategy: str) -> Option
         decision=model.decision,
         costs=cost_matrix(context.contract, model),
         positive=positive_class(context.contract, model),
+        of_entity=features_of_entity(context.contract),
         class_weights=model.class_weights,
         early_stopping_rounds=model.early_stopping_rounds,
         device=model.device,

@@ -139,6 +139,19 @@ def test_its_presets_are_in_the_ranges_of_its_search_and_the_default_is_the_firs
         assert KIND.suggest(optuna.trial.FixedTrial(preset)) == preset
 
 
+def test_two_features_that_say_something_only_together_are_learned_by_every_preset() -> None:
+    random = np.random.default_rng(8)
+    columns = (FeatureColumn("x", "numeric"), FeatureColumn("y", "numeric"))
+    parts = []
+    for n in (2_000, 1_000):
+        x = random.normal(0, 1, (n, 2)).astype(np.float32)
+        parts.append(Part(x, (x[:, 0] * x[:, 1] > 0).astype(np.int64)))
+    context = FitContext(("a", "b"), columns, early_stopping_rounds=30)
+    for preset in KIND.presets(context):
+        fitted = KIND.fit(preset, *parts, context)
+        assert row_losses(KIND.load(fitted.content).predict(parts[1].x), parts[1].y).mean() < 0.2, preset
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.integers(0, 40), min_size=1, max_size=200),

@@ -63,6 +63,9 @@ PRESETS = (
 )
 """Deep trees for many rows and strong signals, shallow ones for few rows, careful ones for weak signals."""
 
+MIN_DRAWN = 3
+"""Features that each tree must be able to draw: of fewer, it could not see what two say only together."""
+
 Known = list[list[int] | None]
 """For each feature the codes of its known levels; None for a number and for codes that are split in their order."""
 
@@ -97,11 +100,11 @@ class XGBoostNative(XGBoostTrees):
 
     def defaults(self, context: FitContext) -> dict[str, Any]:
         """Parameters that a search tries first."""
-        return dict(PRESETS[0])
+        return _drawing_enough(PRESETS[0], context)
 
     def presets(self, context: FitContext) -> tuple[dict[str, Any], ...]:
         """Deep, shallow and careful trees."""
-        return tuple(map(dict, PRESETS))
+        return tuple(_drawing_enough(preset, context) for preset in PRESETS)
 
     def fit(self, params: Mapping[str, Any], train: Part, validation: Part, context: FitContext) -> Fitted:
         """Train with early stopping on the validation part."""
@@ -127,6 +130,12 @@ class XGBoostNative(XGBoostTrees):
     def load(self, content: bytes) -> _NativeBooster:
         """Read a booster."""
         return _NativeBooster(content)
+
+
+def _drawing_enough(preset: Mapping[str, Any], context: FitContext) -> dict[str, Any]:
+    """The parameters; where a tree would draw too few of few features, it draws all."""
+    drawn = int(preset["colsample_bytree"] * len(context.columns))
+    return {**preset, **({"colsample_bytree": 1.0} if drawn < MIN_DRAWN else {})}
 
 
 def known_levels(columns: tuple[FeatureColumn, ...], x: np.ndarray) -> Known:
