@@ -114,6 +114,9 @@ def _choose(
     These are all features, where leaving some out costs too much, and those without the history of few `entities`.
     """
     options = entrants.options
+    if options.features is not None:
+        encoder = Encoder(tuple(column for column in every.columns if column.name in options.features))
+        return encoder, (), run_contest(entrants.with_features(encoder.columns), storage=storage, on_trial=on_trial)
     encoder, verdicts = _select(every, entrants)
     contest = run_contest(entrants.with_features(encoder.columns), storage=storage, on_trial=on_trial)
     if options.rules is None and encoder != every:

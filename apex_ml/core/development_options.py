@@ -35,6 +35,8 @@ class Options:
     """Costs of errors, for the decision ``cost``."""
     positive: int | None = None
     """Of two classes the index of the positive one."""
+    features: frozenset[str] | None = None
+    """Names of the features that are used without a selection; with None they are selected."""
     of_entity: frozenset[str] = frozenset()
     """Features made from the history of the entity, which a model of few entities may know them by."""
     class_weights: Literal["none", "balanced"] = "none"

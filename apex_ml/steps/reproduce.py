@@ -27,12 +27,15 @@ def reproduce(context: StepContext) -> ReproduceResult:
     bundle = context.folder("train") / "bundle"
     before = Model.from_files({path.name: path.read_bytes() for path in bundle.iterdir()})
     columns = split_strategy(before.info.split).columns(context.contract)
-    # all features may have been kept because other parameters than the recorded ones needed them
-    has_all = {column.name for column in columns} == set(before.encoder.names)
+    usual = training_options(context, 0, before.info.split)
+    names = frozenset(before.encoder.names)
+    # that all stay, or the history of the entity does not, may be due to other parameters than the recorded ones
+    is_due_to_others = {column.name for column in columns} == names or not names & usual.of_entity
     options = replace(
-        training_options(context, 0, before.info.split),
+        usual,
         contenders=tuple(used["contenders"]),
-        selection="none" if has_all else used["selection"],
+        selection=used["selection"],
+        features=names if is_due_to_others else None,
         decision=used.get("decision", "macro_f1"),  # which older versions of Apex did not record
         costs=tuple(map(tuple, used.get("costs", ()))),
         class_weights=used["class_weights"],

@@ -130,7 +130,7 @@ def test_a_model_of_all_features_repeats_from_its_recorded_parameters() -> None:
     parts, columns = parts_of(make, rows)
     usual = trained(parts, columns)
     assert usual.model.encoder.names == tuple(column.name for column in columns)
-    again = trained(parts, columns, selection="none", fixed=usual.chosen)
+    again = trained(parts, columns, features=frozenset(usual.model.encoder.names), fixed=usual.chosen)
     assert again.model.to_files() == usual.model.to_files()
 
 
@@ -232,3 +232,7 @@ def test_the_history_of_few_entities_is_left_out_where_the_model_is_better_witho
     left_out = {v.name for v in done.verdicts if "without the history of 12 entities" in v.reason}
     assert left_out == history and done.model.encoder.names == ("x000", "x001")
     assert done.candidates[done.winner] < usual.candidates[usual.winner]
+    again = trained(
+        repeated, columns, of_entity=history, fixed=done.chosen, features=frozenset(done.model.encoder.names)
+    )
+    assert again.model.to_files() == done.model.to_files()
