@@ -25,6 +25,7 @@ from rich.table import Table
 from apex_ml.services.run_folder import git_commit
 from apex_ml.settings import CODE_ROOT
 from benchmarks import (  # noqa: F401  (importing registers)
+    any_table,
     dags,
     derived,
     drift,

@@ -34,7 +34,7 @@ NONE = "-"
 )
 @click.option("--target", required=True, metavar="COLUMN", help="The column to predict.")
 @click.option("--entity", metavar="COLUMN", help="What a row is about; its earlier rows are its history.")
-@click.option("--timestamp", metavar="COLUMN", help="The day of a row.")
+@click.option("--timestamp", metavar="COLUMN", help="The day of a row, or its time.")
 @click.option("--key", "keys", multiple=True, metavar="COLUMN", help="A column that names a row. Repeat it.")
 @click.option(
     "--measure",
@@ -150,7 +150,7 @@ def _ask(profile: TableProfile, proposed: Choices, given: Given) -> Choices:
         answer = click.prompt(question, default=proposed.entity or NONE, value_proc=one)
         proposed = replace(proposed, entity=_column(answer))
     if given.timestamp is None:
-        question = "Timestamp: the column with the day of a row (- for none)"
+        question = "Timestamp: the column with the day or the time of a row (- for none)"
         answer = click.prompt(question, default=proposed.timestamp or NONE, value_proc=one)
         proposed = replace(proposed, timestamp=_column(answer))
     if not given.keys:

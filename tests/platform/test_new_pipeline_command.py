@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from datetime import date
+from datetime import date, datetime, time
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
@@ -228,6 +228,15 @@ TYPES = {
     "dates": pa.date32(),
     "times": pa.timestamp("us"),
 }
+# several rows have the same day, and some the same time of day, too
+DAYS = [date(2024, 1, 1 + n % 28) for n in range(ROWS)]
+TIMES = [datetime.combine(day, time(5 * (n % 4), n % 3)) for n, day in enumerate(DAYS)]
+WHENS = {
+    "days": pa.array(DAYS),
+    "times": pa.array(TIMES, pa.timestamp("us")),
+    "instants": pa.array(TIMES, pa.timestamp("ns", "UTC")).cast(pa.timestamp("ns", "Asia/Kathmandu")),
+    "texts": pa.array([f"{moment:%d/%m/%Y %H:%M:%S}" for moment in TIMES]),
+}
 
 
 @given(
@@ -235,6 +244,7 @@ TYPES = {
     target=COLUMNS,
     entity=st.sampled_from(["who", None]),
     timestamp=st.sampled_from(["when", None]),
+    of_rows=st.sampled_from(list(WHENS)),
     key=st.sampled_from([(), ("number",)]),
 )
 @settings(
@@ -250,12 +260,13 @@ def test_any_table_is_refused_with_a_reason_or_is_checked_and_tried(
     target: tuple[str, list[Any]],
     entity: str | None,
     timestamp: str | None,
+    of_rows: str,
     key: tuple[str, ...],
 ) -> None:
     folder = tmp_path_factory.mktemp("table")
     drawn = columns | {"the target": target}
     table: dict[str, Any] = {name: pa.array(values, TYPES[kind]) for name, (kind, values) in drawn.items()}
-    table |= {"who": [f"w{n % 9}" for n in range(ROWS)], "when": [date(2024, 1, 1 + n % 28) for n in range(ROWS)]}
+    table |= {"who": [f"w{n % 9}" for n in range(ROWS)], "when": WHENS[of_rows]}
     table |= {"number": list(range(ROWS))}
     path = write_table(folder / "t.parquet", table)
     own = Settings.load(home=folder)

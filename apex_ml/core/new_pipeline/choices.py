@@ -171,7 +171,7 @@ def entity_note(profile: TableProfile, choices: Choices) -> str:
 
 
 def timestamp_note(profile: TableProfile, choices: Choices) -> str:
-    """Which column is the day of a row, which others may be, and how to choose one of them."""
+    """Which column is the day or the time of a row, which others may be, and how to choose one of them."""
     others = [
         f"{visible(c.name)} ({c.times.first:%Y-%m-%d} to {c.times.last:%Y-%m-%d}"
         + (f", null in {c.null_share:.1%})" if c.nulls else ")")
@@ -179,7 +179,7 @@ def timestamp_note(profile: TableProfile, choices: Choices) -> str:
         if c.times is not None and c.name not in (choices.timestamp, choices.target)
     ]
     return (
-        "the day of a row, which must be when it came, not a day that it is about, such as a birthday;"
+        "the day or the time of a row, which must be when it came, not a day that it is about, such as a birthday;"
         f" {_other_columns(others[:MAX_OTHERS])}; choose with --timestamp NAME, or --timestamp - for none"
     )
 
