@@ -174,6 +174,16 @@ class Replay:
                 state[column.name] = self._aggregates[column.aggregate].over(begins[column.scope.window], ends)
         return pa.table(state)
 
+    @property
+    def keys(self) -> np.ndarray:
+        """The numbers `KEY` of the rows' values, ascending, shape (m,). For a history by other columns alone."""
+        keys: np.ndarray = self._entities.take(pa.array(self._firsts)).to_numpy()
+        return keys
+
+    def before(self, keys: np.ndarray, times: np.ndarray) -> pa.Table:
+        """The state of some of :attr:`keys` before the times; both have shape (n,)."""
+        return self._state(np.searchsorted(self.keys, keys), times, self._columns)
+
     def every_row(self) -> pa.Table:
         """The state of each row before its own time, with the row's position."""
         state = self._state(self._numbers, self._times, self._columns)

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.states_by import add_states_by
 from apex_ml.adapters.storage.atomic_writes import scratch_folder
 from apex_ml.contract.history_state import history_keys
 from apex_ml.contract.names import ROW_NR
@@ -15,7 +16,7 @@ from apex_ml.core.model_contract import contract_of_model
 from apex_ml.services.accepted_rows import load_rows
 from apex_ml.services.run_folder import StepContext
 from apex_ml.services.run_layout import ACCEPTED
-from apex_ml.sql.holdout import create_holdout_table, select_holdout
+from apex_ml.sql.holdout import HOLDOUT, create_holdout_table, select_holdout
 
 TEST = "test.parquet"
 
@@ -42,5 +43,7 @@ def holdout_of_model(context: StepContext, model: Model, test: pa.Table) -> tupl
     ):
         load_rows(con, context.contract, context.folder("validate") / ACCEPTED)
         con.execute(create_holdout_table(context.contract, file, present, absent))
+        if contract.has_history:
+            add_states_by(con, contract, HOLDOUT)
         table = con.sql(select_holdout(contract, needed)).to_arrow_table()
     return finish(contract, table, model.encoder.names), table.column(ROW_NR).to_numpy().astype(np.int64)

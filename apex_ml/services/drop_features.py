@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb import engine
+from apex_ml.adapters.duckdb.states_by import add_states_by
 from apex_ml.contract.names import ROW_NR, SINCE
 from apex_ml.contract.roles import STORED_ROLES
 from apex_ml.core.features import row_inputs, state_needed
@@ -37,5 +38,6 @@ def features_query(con: engine.StrictConnection, scorer: Scorer, accepted: str, 
         if early:
             if not engine.has(con, ROWS):
                 load_rows(con, contract, scorer.accepted)
+            add_states_by(con, contract, EARLY)
             query = add_early(contract, query, [*names, *(column.name for column in needed)])
     return query

@@ -111,23 +111,21 @@ def last_target_sql(contract: Contract, time: str, place: str) -> str:
     return f"max({time} * {size} + {place}) % {size}"  # both in one integer, which is faster
 
 
-def select_state(contract: Contract, asked: str, rows: str, by: tuple[str, ...] = ()) -> str:
+def select_state(contract: Contract, asked: str, rows: str) -> str:
     """SQL: the state of each (entity, timestamp) of the relation `asked`, from the relation `rows`.
 
     Only rows dated strictly before the asked date less `history_lag_days` count. An entity without any has zero
-    counts and null dates. With `by` these columns take the place of the entity; null has no history.
+    counts and null dates.
     """
-    keys, when = [identifier(name) for name in by or (contract.entity,)], identifier(contract.timestamp)
+    entity, when = identifier(contract.entity), identifier(contract.timestamp)
     lag = contract.features.history_lag_days
     before = days_before(contract, f"a.{when}", lag)
     select = ", ".join(
-        f"{aggregate_sql(contract, column, before)} AS {identifier(column.name)}"
-        for column in state_columns(contract, by)
+        f"{aggregate_sql(contract, column, before)} AS {identifier(column.name)}" for column in state_columns(contract)
     )
-    names, same = ", ".join(f"a.{key}" for key in keys), " AND ".join(f"h.{key} = a.{key}" for key in keys)
     return (
-        f"SELECT {names}, a.{when}, {select} FROM (SELECT DISTINCT {', '.join(keys)}, {when} FROM {asked}) AS a "
-        f"LEFT JOIN {rows} AS h ON {same} AND h.{when} < {before} GROUP BY {names}, a.{when}"
+        f"SELECT a.{entity}, a.{when}, {select} FROM (SELECT DISTINCT {entity}, {when} FROM {asked}) AS a "
+        f"LEFT JOIN {rows} AS h ON h.{entity} = a.{entity} AND h.{when} < {before} GROUP BY a.{entity}, a.{when}"
     )
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from apex_ml.contract.history_state import history_keys, state_columns
 from apex_ml.contract.model import Contract
-from apex_ml.sql.accepted_rows import select_columns, select_delivered_once
+from apex_ml.contract.names import KEY, POSITION
+from apex_ml.sql.accepted_rows import KEYS, select_columns, select_delivered_once
 from apex_ml.sql.features import exact_sql, select_state
-from apex_ml.sql.history_days import select_state_by
-from apex_ml.sql.quote import identifier
-from apex_ml.sql.session import create_temp_table
+from apex_ml.sql.history import select_keys, select_sorted_by
+from apex_ml.sql.quote import identifier, identifiers
+from apex_ml.sql.session import create_temp_table, replace_temp_table
 
 ROWS = "accepted_rows"
 
@@ -27,17 +28,41 @@ def create_rows_view(contract: Contract, source: str) -> str:
 
 
 def select_with_state(contract: Contract, asked: str, rows: str) -> str:
-    """The columns of `asked` beside the state of each row's history, from the relation `rows`."""
+    """The columns of `asked` beside the state of each row's history, from the relation `rows`.
+
+    That by other columns is from the relations :func:`states_by`; null where there is none.
+    """
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
     names = ", ".join(f"s.{identifier(name)}" for name, *_ in state_columns(contract))
     select, joins = f"SELECT a.*, {names}", f"s.{entity} = a.{entity} AND s.{when} = a.{when}"
     query = f"FROM {asked} AS a JOIN ({select_state(contract, asked, rows)}) AS s ON {joins}"
     for nr, by in enumerate(history_keys(contract)):
         select += "".join(f", s{nr}.{identifier(name)}" for name, *_ in state_columns(contract, by))
-        same = [f"s{nr}.{name} IS NOT DISTINCT FROM a.{name}" for name in map(identifier, by)]
-        state = select_state_by(contract, asked, rows, by)
-        query += f" JOIN ({state}) AS s{nr} ON {' AND '.join(same)} AND s{nr}.{when} = a.{when}"
+        same = [f"s{nr}.{name} = a.{name}" for name in map(identifier, by)]
+        query += f" LEFT JOIN {states_by(nr)} AS s{nr} ON {' AND '.join(same)} AND s{nr}.{when} = a.{when}"
     return f"{select} {query}"
+
+
+def states_by(nr: int) -> str:
+    """Name of the relation with the state of the `nr`-th history by other columns, for asked rows."""
+    return f"states_by_{nr}"
+
+
+def create_asked_keys(by: tuple[str, ...], asked: str) -> str:
+    """Keep the known values of columns in the relation `asked`, with their numbers, in the table KEYS."""
+    return replace_temp_table(KEYS, select_keys(by, asked))
+
+
+def select_asked(contract: Contract, by: tuple[str, ...], asked: str) -> str:
+    """The different values and times of the relation `asked`, by the number of the values in KEYS and time."""
+    names, when = identifiers((*by, contract.timestamp)), identifier(contract.timestamp)
+    wanted = f"SELECT DISTINCT {names} FROM {asked}"
+    return f"SELECT {KEY}, {names} FROM ({wanted}) JOIN {KEYS} USING ({identifiers(by)}) ORDER BY {KEY}, {when}"
+
+
+def select_rows_of_keys(contract: Contract, by: tuple[str, ...]) -> str:
+    """The accepted rows with values in KEYS, in compact form, by the number of these values and time."""
+    return select_sorted_by(contract, f"(SELECT *, 0 AS {POSITION} FROM {ROWS})", KEYS, by)
 
 
 def select_measure_sums(contract: Contract, measures: Iterable[str]) -> str:

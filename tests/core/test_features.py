@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from apex_ml.adapters.duckdb.states_by import add_states_by
 from apex_ml.contract.columns import Column
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.history_state import state_columns
@@ -19,7 +20,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import LAST_DATE, LAST_TARGET
 from apex_ml.core.features import calendar_part, feature_columns, feature_values, finish, state_needed
 from apex_ml.sql.features import select_examples, select_snapshot, select_state
-from apex_ml.sql.rows import select_with_state
+from apex_ml.sql.rows import ROWS, select_with_state
 from tests.support.reference_features import (
     EPOCH,
     FIRST,
@@ -43,6 +44,8 @@ def examples(con: duckdb.DuckDBPyConnection, contract: Contract, rows: list[Row]
     """The examples and their features, as the step makes them."""
     con.register("orders", as_table(contract, rows))
     con.execute(f"CREATE OR REPLACE TEMP TABLE asked AS {select_examples(contract, 'orders')}")
+    con.execute(f"CREATE OR REPLACE TEMP VIEW {ROWS} AS FROM orders")
+    add_states_by(con, contract, "asked")
     query = select_with_state(contract, "asked", "orders")
     table = con.sql(f"{query} ORDER BY a.{contract.entity}, a.{contract.timestamp}").to_arrow_table()
     return table.to_pylist(), finish(contract, table).to_pylist()
