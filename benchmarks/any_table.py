@@ -41,8 +41,8 @@ def _from_file_to_scores(table: PublicTable, folder: Path, settings: Settings, e
     raw.mkdir(parents=True)
     delivered.rename(raw / delivered.name)
     run = _apex(env, "-p", table.name, "run")
-    found = _apex(env, "sql", "-c", _SCORED.format(table.name), "--csv").output
-    (scored,) = csv.DictReader(found.splitlines())
+    scores = _apex(env, "sql", "-c", _SCORED.format(table.name), "--csv").output
+    (scored,) = csv.DictReader(scores.splitlines())
     if not int(scored["rows"]) or not int(scored["version"]):
         raise CommandError(f"{table.name}: no row was scored:\n{run.output[-1500:]}")
     note = f"{len(rows):,} rows, a drop of {int(scored['rows']):,} scored by version {scored['version']}; 2 commands"

@@ -69,7 +69,7 @@ def columns_as_text(contract: Contract) -> frozenset[str]:
 
 
 def _with_texts(condition: Condition) -> Condition:
-    """A condition on a column that the frame holds as text, whose order is that of the times."""
+    """A condition on a column that the frame holds as text, which sorts as the times do."""
     if not isinstance(condition, Outside):
         return condition
     low, high = (level_of(bound) if isinstance(bound, date) else bound for bound in (condition.low, condition.high))

@@ -139,8 +139,8 @@ def choose(
             inside = folds == fold
             if not inside.any() or inside.all():
                 continue
-            found = fitted(method, ~inside)
-            held_out[inside] = row_losses(found.apply(p[inside].astype(np.float64)), y[inside])
+            calibration = fitted(method, ~inside)
+            held_out[inside] = row_losses(calibration.apply(p[inside].astype(np.float64)), y[inside])
         losses[method] = float(held_out.mean()) if len(y) >= FOLDS else float("inf")
     best: Method = "none"
     for method in METHODS[1:]:

@@ -67,7 +67,7 @@ class Contest:
     def without_history(self, entrants: Entrants) -> Contest | None:
         """The contest with these features, which are without the history of few entities, where that is clearly better.
 
-        A history of few entities tells which entity it is. Trees learn that by heart, and it does not last.
+        A history of few entities shows which entity it is. Trees learn that by heart, and it does not last.
         """
         return self._with(entrants, 1 - MAX_SELECTION_COST, " features=no_history")
 

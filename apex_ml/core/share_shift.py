@@ -1,7 +1,7 @@
 """Class shares of the newest rows that the model does not expect: how large the shift is, and whether it lasts.
 
 Where shares come and go with the season, probabilities that are fitted to the newest ones are wrong afterwards. Where
-they change for good, probabilities that are not are wrong. What came of earlier shifts tells one from the other.
+they change for good, probabilities that are not are wrong. What came of earlier shifts separates the two.
 """
 
 from __future__ import annotations

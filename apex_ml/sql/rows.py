@@ -56,8 +56,8 @@ def create_asked_keys(by: tuple[str, ...], asked: str) -> str:
 def select_asked(contract: Contract, by: tuple[str, ...], asked: str) -> str:
     """The different values and times of the relation `asked`, by the number of the values in KEYS and time."""
     names, when = identifiers((*by, contract.timestamp)), identifier(contract.timestamp)
-    wanted = f"SELECT DISTINCT {names} FROM {asked}"
-    return f"SELECT {KEY}, {names} FROM ({wanted}) JOIN {KEYS} USING ({identifiers(by)}) ORDER BY {KEY}, {when}"
+    requested = f"SELECT DISTINCT {names} FROM {asked}"
+    return f"SELECT {KEY}, {names} FROM ({requested}) JOIN {KEYS} USING ({identifiers(by)}) ORDER BY {KEY}, {when}"
 
 
 def select_rows_of_keys(contract: Contract, by: tuple[str, ...]) -> str:

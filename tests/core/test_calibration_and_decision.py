@@ -82,8 +82,8 @@ def test_few_rows_that_are_divided_without_an_error_do_not_make_probabilities_of
         y = np.arange(rows) % 2
         p = np.where((y == 1) == (np.arange(rows) % 6 > 0), right, 1 - right)  # of the first class a third is wrong
         p = p if right > 0.9 else np.where(y == 1, right, 1 - right)
-        found, losses = calibration.choose(np.column_stack([1 - p, p]), y, seed=1)
-        return found, set(losses)
+        best, losses = calibration.choose(np.column_stack([1 - p, p]), y, seed=1)
+        return best, set(losses)
 
     assert chosen(12, 0.8) == (calibration.Calibration(), {"none", "temperature"})
     assert chosen(120, 0.8)[0].temperature < 1 and chosen(120, 0.8)[1] == {"none", "temperature"}

@@ -28,8 +28,8 @@ def add_states_by(con: duckdb.DuckDBPyConnection, contract: Contract, asked: str
 
 
 def _states(con: duckdb.DuckDBPyConnection, contract: Contract, by: tuple[str, ...], asked: str) -> pa.Table:
-    wanted = con.sql(select_asked(contract, by, asked)).to_arrow_table()
-    keys, times = wanted.column(KEY).to_numpy(), times_of(contract, wanted)
+    requested = con.sql(select_asked(contract, by, asked)).to_arrow_table()
+    keys, times = requested.column(KEY).to_numpy(), times_of(contract, requested)
     columns = [column.name for column in state_columns(contract, by)]
     places, parts = [np.zeros(0, np.int64)], [_no_states(contract, by)]
     reader = con.sql(select_rows_of_keys(contract, by)).to_arrow_reader(BATCH_ROWS)
@@ -39,7 +39,7 @@ def _states(con: duckdb.DuckDBPyConnection, contract: Contract, by: tuple[str, .
         known = first + np.flatnonzero(np.isin(keys[first:last], replayed.keys))
         places.append(known)
         parts.append(replayed.before(keys[known], times[known]).select(columns))
-    states = wanted.take(pa.array(np.concatenate(places))).drop_columns([KEY])
+    states = requested.take(pa.array(np.concatenate(places))).drop_columns([KEY])
     together = pa.concat_tables(parts)
     for name in columns:
         states = states.append_column(name, together.column(name))

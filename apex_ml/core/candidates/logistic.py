@@ -91,7 +91,7 @@ class Logistic(Candidate):
         weight = "balanced" if context.class_weights == "balanced" else None
         model = LogisticRegression(C=1 / params["penalty"], max_iter=200, class_weight=weight, tol=1e-4)
         with warnings.catch_warnings():
-            # the validation loss tells how good the fit is, of rare classes and where more iterations would change it
+            # the validation loss shows how good the fit is, of rare classes and where more iterations would change it
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.filterwarnings("ignore", message="The number of unique classes", category=UserWarning)
             model.fit(design(train.x, widths, centre, scale), train.y)
