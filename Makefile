@@ -101,7 +101,7 @@ dockerfiles: setup ## Check Dockerfiles and Compose file only
 bench-gate: setup ## How often the gate errs, and how soon it finds a better model (half an hour)
 	@$(BIN)/python -m benchmarks --only gate
 
-bench-quality: setup ## Models on public tables beside XGBoost and HistGradientBoosting (gets the tables; ten minutes)
+bench-quality: setup ## Models on public tables beside XGBoost and HistGradientBoosting (gets the tables; ten minutes of CPU)
 	@$(BIN)/python -m benchmarks.public_tables
 	@$(BIN)/python -m benchmarks --only model_quality
 

