@@ -77,7 +77,9 @@ def make_drop(raw: str, as_of: date, rows: int, seed: int, path: Path, contract:
     places = np.concatenate([random.permutation(clients.num_rows) for _ in range(rounds)])[:rows]
     sample = clients.take(pa.array(places))
     buffer = BytesIO()
-    write_part(_on_day(contract, sample, as_of, parts, seed), buffer, plain=frozenset({contract.entity}))
+    drawn = _on_day(contract, sample, as_of, parts, seed)
+    # an instant keeps its time zone, which INT96 does not have
+    write_part(drawn, buffer, plain=frozenset({contract.entity}), arrow_schema=contract.has_instants)
     content = buffer.getvalue()
     write_atomically(path, content)
     return DropInfo(

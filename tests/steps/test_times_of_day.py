@@ -21,6 +21,7 @@ from apex_ml.services.results import EltResult
 from apex_ml.services.run_folder import latest_manifest
 from apex_ml.services.scorer import load_scorer
 from apex_ml.serving.history import History
+from apex_ml.serving.loadtest_rows import rows_of
 from apex_ml.serving.predictor import Predictor
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.elt import elt
@@ -176,7 +177,10 @@ def test_drawn_rows_have_times_of_the_day(night: Apex, raw: Path, tmp_path: Path
     contract = night.context("any").contract
     as_of = date(2024, 4, 2)
     make_drop(str(raw), as_of, 200, 1, tmp_path / "drawn.parquet", contract)
-    written = pq.read_table(tmp_path / "drawn.parquet").column("at")  # as INT96, which has no zone: instants in UTC
-    times = [moment.astimezone(ZONE) for moment in written.cast(pa.timestamp("us", "UTC")).to_pylist()]
+    table = pq.read_table(tmp_path / "drawn.parquet")
+    times = table.column("at").to_pylist()
+    # a load test sends the same instants
+    sent = [datetime.fromisoformat(row["at"]) for row in rows_of(contract, table, "drawn").rows]
+    assert sent == times and sent[0].tzinfo is not None
     assert {moment.date() for moment in times} == {as_of}
     assert len({moment.hour for moment in times}) > 12

@@ -9,6 +9,7 @@ from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.features import CalendarPart
 from apex_ml.contract.model import Contract
 from apex_ml.core.features import calendar_part
+from apex_ml.core.row_time import days_of
 from apex_ml.errors import ConfigError
 
 CALENDAR: tuple[CalendarPart, ...] = ("day_of_week", "quarter")
@@ -50,7 +51,7 @@ def legacy_examples(contract: Contract, examples: pa.Table, sums: pa.Table) -> p
     joined = places.join(sums, contract.entity).sort_by("place")
     for name in contract.named("measure"):
         examples = _with(examples, name, joined.column(name).cast(pa.float64()))
-    days = examples.column(contract.timestamp).cast(pa.int32()).to_numpy().astype(np.int64)
+    days = days_of(contract, examples)
     for part in CALENDAR:
         values = calendar_part(days, part).astype(np.float64)
         examples = _with(examples, f"{contract.timestamp}_{part}", pa.chunked_array([values]))
