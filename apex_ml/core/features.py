@@ -139,7 +139,10 @@ def state_needed(contract: Contract, names: Collection[str]) -> tuple[StateColum
 
 
 def row_inputs(contract: Contract, names: Collection[str]) -> tuple[str, ...]:
-    """The row's own attributes that these features need: for :func:`finish` or their state. None: all features."""
+    """The row's own attributes that these features need: for :func:`finish` or their state. None: all features.
+
+    The entity is among them where a history is by the entity and other columns.
+    """
     features = contract.features
     inputs = [name for name in features.attributes if not names or name in names]
     inputs += [name for name in features.days_since if not names or days_since_name(name) in names]

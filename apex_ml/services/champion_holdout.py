@@ -30,7 +30,7 @@ def holdout_of_model(context: StepContext, model: Model, test: pa.Table) -> tupl
     contract = contract_of_model(context.contract, model)
     if contract.features_digest() == context.contract.features_digest():
         return test, np.arange(test.num_rows)
-    needed = row_inputs(contract, model.encoder.names)
+    needed = [name for name in row_inputs(contract, model.encoder.names) if name != contract.entity]
     # the test part has features: a key of a history must be the value itself, which only a text is there
     keys = {name for by in history_keys(contract) for name in by if contract.columns[name].type != "string"}
     present = [name for name in needed if name in test.column_names and name not in keys]

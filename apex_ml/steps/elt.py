@@ -178,7 +178,8 @@ def make_examples(
     history by other columns eight bytes for each row and state. The states of each of these are passed on, too.
     """
     contract, files = accepted.contract, accepted.files
-    names = tuple(dict.fromkeys((contract.target, *row_inputs(contract, ()))))
+    inputs = [name for name in row_inputs(contract, ()) if name != contract.entity]
+    names = tuple(dict.fromkeys((contract.target, *inputs)))
 
     states_by = []
     for by in history_keys(contract):

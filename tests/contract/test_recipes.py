@@ -134,6 +134,7 @@ def test_faults_of_a_recipe_name_the_line_and_the_key(tmp_path: Path) -> None:
         ("{recipe: count, by: canal_pedido_cd}", "its role is target; a history is by what is known before the row"),
         ("{recipe: count, by: cajas_fisicas}", "its role is measure; a history is by what is known before the row"),
         ("{recipe: count, by: [pais_cd, pais_cd]}", "by: pais_cd is listed twice: remove one"),
+        ("{recipe: count, by: cliente_id}", "by: cliente_id is the entity, whose history it is without by: remove by"),
         ("{recipe: count, by: []}", "at least 1 item"),
         (
             "{recipe: count, by: pais_cd}\n    - {recipe: count, by: [pais_cd]}",

@@ -329,7 +329,7 @@ def requested_features(scorer: Scorer, rows: Sequence[Row]) -> list[Row]:
     table = as_table(contract, list(rows))
     times = times_of(contract, table)
     places = history.places(table.column(contract.entity).to_pylist())
-    own = {name: table.column(name) for name in contract.named("attribute")}
+    own = {name: table.column(name) for name in contract.named("entity", "attribute")}
     for name, values in history.states(places, times, own).items():
         table = table.append_column(name, values)
     return finish(contract, table).select([c.name for c in feature_columns(contract)]).to_pylist()

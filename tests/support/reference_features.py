@@ -221,6 +221,8 @@ def with_every_recipe(contract: Contract, **changes: Any) -> Contract:
         {"recipe": "count_distinct", "columns": (SIGNUP,), **more},
         *({"recipe": kind, "columns": measures, "window": "5d", **more} for kind in ("mean", "max")),
         {"recipe": "count", "by": (SIGNUP,)},
+        {"recipe": "count", "window": "5d", "by": (contract.entity, attributes[0])},
+        {"recipe": "last_target", "by": (contract.entity, attributes[0])},
     ]
     history = TypeAdapter(tuple[HistoryRecipe, ...]).validate_python(tuple(recipes))
     return with_features(contract, history=history, days_since=(SIGNUP,), **changes)

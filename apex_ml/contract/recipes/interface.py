@@ -93,8 +93,8 @@ class Recipe(ContractPart):
     by: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None,
         exclude_if=lambda by: by is None,
-        description="Attribute, or a list of them: the earlier rows of every entity with the same value count. Null has"
-        " no history. Without it those of the same entity count.",
+        description="Attribute, or a list of them: the earlier rows of every entity with the same value count; with the"
+        " entity in the list its own ones. Null has no history. Without it those of the same entity count.",
     )
 
     @abstractmethod
@@ -109,12 +109,15 @@ class Recipe(ContractPart):
     def scope_faults(self, parts: Parts) -> Iterator[tuple[Place, str]]:
         """Columns by which no history can be kept, each with its place below the recipe."""
         for name in self.scope.by:
-            if fault := parts.role_fault(name, "attribute"):
+            if parts.roles.get(name) == "entity":
+                if len(self.scope.by) == 1:
+                    yield ("by",), f"{name} is the entity, whose history it is without by: remove by"
+            elif fault := parts.role_fault(name, "attribute"):
                 yield ("by",), f"{fault}; a history is by what is known before the row"
             elif (column := parts.columns[name]) is not None and column.type not in LEVEL_TYPES:
                 yield ("by",), f"{name} is of type {column.type}: a history is by {' or '.join(LEVEL_TYPES)}"
-            elif self.scope.by.count(name) > 1:
-                yield ("by",), f"{name} is listed twice: remove one"
+        if twice := sorted({name for name in self.scope.by if self.scope.by.count(name) > 1}):
+            yield ("by",), f"{', '.join(twice)} is listed twice: remove one"
 
     def scoped(self, contract: Contract) -> tuple[HistoryFeature, ...]:
         """The features of the earlier rows that count, in row."""
