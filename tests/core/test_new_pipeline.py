@@ -174,7 +174,8 @@ def test_the_history_has_the_last_weeks_and_the_levels_that_tell_classes_apart(
     settings: Settings, tmp_path: Path
 ) -> None:
     history, contract = proposed_history(settings, tmp_path, sales())
-    assert history == [*OF_ALL_ROWS, "count 30", "target_share 30", "count good", "target_share good"]
+    of_good = ["count good", "target_share good", "count shopper good", "target_share shopper good"]
+    assert history == [*OF_ALL_ROWS, "count 30", "target_share 30", *of_good]
     assert contract.features.history[0].features(contract)[0].column.name == "history_rows"
 
 
@@ -193,11 +194,14 @@ def test_many_classes_have_no_more_shares(settings: Settings, tmp_path: Path) ->
     assert history == [*OF_ALL_ROWS, "count 30"]
 
 
-def test_a_column_of_the_data_comes_before_a_history_with_its_name(settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["good_count", "shopper_good_share_yes"])
+def test_a_column_of_the_data_comes_before_a_history_with_its_name(
+    settings: Settings, tmp_path: Path, name: str
+) -> None:
     table = sales()
-    own = table | {"good_count": [n % 7 for n in range(len(table["good"]))]}
+    own = table | {name: [n % 7 for n in range(len(table["good"]))]}
     history, contract = proposed_history(settings, tmp_path, own)
-    assert "good_count" in contract.features.attributes and "count good" not in history
+    assert name in contract.features.attributes and "count good" not in history
 
 
 def test_neither_entity_nor_timestamp_nor_key(profile: TableProfile) -> None:

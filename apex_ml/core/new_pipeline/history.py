@@ -46,8 +46,10 @@ def propose_history(profile: TableProfile, choices: Choices, columns: list[Colum
     if window := _window(profile, choices):
         recent: list[dict[str, Any]] = [{"recipe": "count"}, *([shares] if has_few_classes else []), *mean]
         history += [recipe | {"window": window} for recipe in recent]
-    for name in _keys(profile, columns) if has_few_classes else ():
-        history += [{"recipe": "count", "by": name}, shares | {"by": name}]
+    for name in _keys(profile, choices, columns) if has_few_classes else ():
+        # of all entities, and what this one did at this level
+        for by in (name, [choices.entity, name]):
+            history += [{"recipe": "count", "by": by}, shares | {"by": by}]
     return history
 
 
@@ -67,7 +69,7 @@ def _window(profile: TableProfile, choices: Choices) -> str:
     return ""
 
 
-def _keys(profile: TableProfile, columns: list[ColumnPlan]) -> Iterator[str]:
+def _keys(profile: TableProfile, choices: Choices, columns: list[ColumnPlan]) -> Iterator[str]:
     """Text features of many levels that tell the classes apart, the strongest first.
 
     A tree needs many splits for that number of levels. What came of earlier rows of a level is one number to it.
@@ -76,10 +78,11 @@ def _keys(profile: TableProfile, columns: list[ColumnPlan]) -> Iterator[str]:
     learned = {c.name for c in texts if "domain" not in c.body and "encoding" not in c.body}
     gains = ((a.gain, a.name) for a in profile.target.associations) if profile.target else ()
     strong = sorted((pair for pair in gains if pair[0] >= MIN_GAIN and pair[1] in learned), reverse=True)
-    yield from [name for _, name in strong if not _has_features_of(profile, name)][:MAX_KEYS]
+    yield from [name for _, name in strong if not _has_features_of(profile, choices, name)][:MAX_KEYS]
 
 
-def _has_features_of(profile: TableProfile, name: str) -> bool:
+def _has_features_of(profile: TableProfile, choices: Choices, name: str) -> bool:
     """Whether a column of the data has a name as that of a feature of this history: the column comes first."""
-    starts = (f"{name}_count".casefold(), f"{name}_share_".casefold())
+    keys = (name, f"{choices.entity}_{name}")
+    starts = tuple(f"{key}_{what}".casefold() for key in keys for what in ("count", "share_"))
     return any(column.name.casefold().startswith(starts) for column in profile.columns)
