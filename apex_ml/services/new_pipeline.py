@@ -43,6 +43,11 @@ def new_pipeline(
         excluded |= faulty
     if not any(proposal.features.get(kind) for kind in ("attributes", "calendar", "history")):
         why = "".join(f"; {visible(column.name)}: {column.why}" for column in proposal.left_out)
+        why += "".join(
+            f"; {visible(column.name)}: taken as known only after it; if it is known before, say --measure -"
+            for column in proposal.columns
+            if column.role == "measure"
+        )
         raise DataError(
             f"{profile.source.name}: no column is left from which a model can learn {visible(choices.target)}{why}"
         )

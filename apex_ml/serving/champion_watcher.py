@@ -156,7 +156,10 @@ class ChampionWatcher:
     def _fault(self, error: Exception) -> str:
         """Why a version is not used, without the path that the message of the error holds."""
         if isinstance(error, UnusableModelError):
-            return f"cannot score by the present contract: apex plan {self._name} says why"
+            return (
+                f"cannot score by the contract that this service has read: after a change of the file run apex up;"
+                f" else apex plan {self._name} says why"
+            )
         return "cannot be loaded; see the log"
 
     def _report(self, what: str, problem: str | None, detail: str = "") -> None:

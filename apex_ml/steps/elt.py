@@ -132,8 +132,9 @@ def _write_plain(
         for table in make_plain_examples(con, context.contract, files, as_of):
             examples.write(table)
         snapshot.write(pa.table({context.contract.entity: pa.array([], pa.string())}))  # there is no history
+        since = _snapshot_time(con, context.contract, files, as_of)
     rows = sum(pq.read_metadata(file).num_rows for file in files)
-    return Written(rows, rows - examples.rows, examples.rows, 0)
+    return Written(rows, rows - examples.rows, examples.rows, 0, time_from(context.contract, since))
 
 
 def _sha256_of_snapshots(contract: Contract, snapshot: Path) -> str:

@@ -184,6 +184,18 @@ def test_levels_of_floats_have_all_their_digits(here: Path, capsys: pytest.Captu
     assert "Accepted rows by class: 0 200, 193428656 200" in out
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\x85b", "a\u2028b"])
+def test_a_name_or_a_level_with_a_line_break_is_no_broken_file(
+    here: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    table = visits()
+    rows = range(len(table["show"]))
+    table |= {name: [n % 9 for n in rows], "sort": [name if n % 3 else "x" for n in rows]}
+    write_table(here / "t.parquet", table)
+    code, out, _ = called(capsys, "init", "odd", "--from", "t.parquet", "--target", "show", "--yes")
+    assert code == 0 and "3,000 accepted, 0 quarantined" in out
+
+
 def test_a_table_without_anything_to_learn_from_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = {"show": ["yes", "no"] * 200, "note": [f"patient {n} came late" for n in range(400)]}
     write_table(here / "visits.parquet", table)
@@ -191,6 +203,13 @@ def test_a_table_without_anything_to_learn_from_is_refused(here: Path, capsys: p
     code, _, err = called(capsys, "init", "visits", "--from", "visits.parquet", *roles)
     assert code == 10 and "no column is left from which a model can learn show; note: " in err
     assert not (here / "pipelines").exists()
+
+
+def test_the_only_column_is_known_only_after_the_target(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = [n - 200.5 for n in range(400)]
+    write_table(here / "t.parquet", {"x": numbers, "show": ["yes" if x > 0 else "no" for x in numbers]})
+    code, _, err = called(capsys, "init", "t", "--from", "t.parquet", "--target", "show", "--yes")
+    assert code == 10 and "learn show; x: taken as known only after it; if it is known before, say --measure -" in err
 
 
 def test_a_pipeline_without_features_is_one_clear_error(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

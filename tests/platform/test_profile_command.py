@@ -51,6 +51,12 @@ def test_a_fault_is_one_message_with_its_exit_code(here: Path, capsys: pytest.Ca
     assert code == 10 and out == "" and "there is no such file or folder" in err and "Traceback" not in err
 
 
+def test_a_time_that_is_none_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_table(here / "visits.parquet", visits())
+    code, _, err = called(capsys, "profile", "visits.parquet", "--timestamp", "distance")
+    assert code == 10 and "distance cannot be the timestamp: it holds double and no dates; name a column of" in err
+
+
 def test_the_page_loads_nothing_and_escapes_names_and_values(here: Path) -> None:
     path = write_table(here / "<i>.parquet", awkward())
     text = profile_page(profile_table(Settings.load(), path, "<script>alert(1)</script>"))

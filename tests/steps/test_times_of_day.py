@@ -20,6 +20,7 @@ from apex_ml.core.features import state_needed
 from apex_ml.services.results import EltResult
 from apex_ml.services.run_folder import latest_manifest
 from apex_ml.services.scorer import load_scorer
+from apex_ml.serving.champion_watcher import warm_up
 from apex_ml.serving.history import History
 from apex_ml.serving.loadtest_rows import rows_of
 from apex_ml.serving.predictor import Predictor
@@ -184,3 +185,24 @@ def test_drawn_rows_have_times_of_the_day(night: Apex, raw: Path, tmp_path: Path
     assert sent == times and sent[0].tzinfo is not None
     assert {moment.date() for moment in times} == {as_of}
     assert len({moment.hour for moment in times}) > 12
+
+
+def test_rows_of_no_entity_are_scored_from_the_newest_row_on(
+    raw: Path, tmp_path: Path, mlflow_server: str, databases: Any
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("APEX_HOME", str(tmp_path / "home"))
+        patch.setenv("APEX_PIPELINES", str(tmp_path / "pipelines"))
+        given = ["--target", "outcome", "--entity", "-", "--timestamp", "at"]
+        with pytest.raises(SystemExit):
+            main(["init", "pages", "--from", str(raw), *given, "--yes"])
+    apex = single_pipeline_home(tmp_path, "pages", mlflow_server, databases.migrated())
+    context = apex.context("first")
+    validate(context, raw=None, as_of=None, force=False)
+    result = elt(context)
+    split(context, strategy=context.pipeline.options.model.split)
+    assert apex.call("train", "--run", "first").code == 0
+    assert promote(context, who="test").to_json()["promoted"]
+    predictor = scorer_and_predictor(apex)
+    assert result.since == predictor.history.since == max(pq.read_table(raw)["at"].to_pylist()) + MICROSECOND
+    warm_up(predictor)  # as the service does with a champion

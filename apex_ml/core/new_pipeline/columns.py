@@ -116,7 +116,7 @@ def plan_timestamp(column: ColumnProfile) -> ColumnPlan:
         body["type"] = "timestamp"
         if zone := _zone(column):
             body["timezone"] = zone
-        notes = ("it has times of day: of the rows of one day it counts which came first",)
+        notes = ("it has times of day: what was before a row is counted to the instant, less the lag below",)
     elif column.kind == "timestamp":
         body["normalise"].append("day_of_timestamp")
     if not body["normalise"]:

@@ -150,17 +150,31 @@ def _shown(text: str) -> str:
     return shortened_line(visible(text), LABEL_LENGTH) or "(blank)"
 
 
+class _OneLine(yaml.SafeDumper):
+    """Writes a text with a line break in double quotes, which escape it."""
+
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        """A text as a node."""
+        breaks = len(f"{text}.".splitlines()) > 1
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if breaks else None)
+
+
+_OneLine.add_representer(str, _OneLine.represent_str)
+
+
 def scalar(value: Any) -> str:
     """A value as YAML on one line, quoted where YAML would read something else.
 
-    >>> scalar("NO"), scalar("a: b"), scalar(True), scalar("año")
-    ("'NO'", "'a: b'", 'true', 'año')
+    >>> print(scalar("NO"), scalar("a: b"), scalar(True), scalar("año"), scalar("two" + chr(10) + "lines"))
+    'NO' 'a: b' true año "two\\nlines"
     """
-    text: str = yaml.safe_dump(value, allow_unicode=True, width=float("inf"))
+    text: str = yaml.dump(value, Dumper=_OneLine, allow_unicode=True, width=float("inf"))
     return text.removesuffix("\n").removesuffix("\n...")
 
 
 def flow(value: Any) -> str:
     """A value as YAML in the flow style, on one line."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"), sort_keys=False)
+    text: str = yaml.dump(
+        value, Dumper=_OneLine, default_flow_style=True, allow_unicode=True, width=float("inf"), sort_keys=False
+    )
     return text.removesuffix("\n").removesuffix("\n...")
