@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import pytest
 
 from apex_ml.adapters.duckdb.table_profile import profile_table
 from apex_ml.contract.model import Contract
+from apex_ml.contract.normalisation import DateFormats
 from apex_ml.contract.pipeline_file import parse_pipeline
+from apex_ml.contract.requests.values import parse_time
 from apex_ml.core.new_pipeline.choices import Choices, propose, refuse_roles, refuse_target
 from apex_ml.core.new_pipeline.ranges import rounded_out
 from apex_ml.core.table_profile.values import TableProfile
@@ -139,6 +141,33 @@ def test_the_last_row_counts_where_entities_hardly_repeat(settings: Settings, tm
     profile = with_columns(settings, tmp_path, {"patient": people})
     contract, _ = contract_of(profile, propose(profile, "show", "patient", "day"))
     assert contract.features.grain == "last_row_per_entity" and contract.features.history == ()
+
+
+@pytest.mark.parametrize(
+    ("form", "zone"),
+    [
+        ("%Y-%m-%dT%H:%M:%SZ", "UTC"),
+        ("%Y-%m-%d %H:%M:%S+00:00", "UTC"),
+        ("%Y-%m-%d %H:%M:%S.%f", None),
+        ("%Y-%m-%dT%H:%M:%S.%fZ", "UTC"),
+        ("%d/%m/%Y %H:%M", None),
+        ("%m/%d/%Y %I:%M %p", None),
+        ("%Y%m%d%H%M%S", None),
+    ],
+)
+def test_times_of_day_in_text_are_the_time_of_a_row(
+    settings: Settings, tmp_path: Path, form: str, zone: str | None
+) -> None:
+    start = datetime(2024, 1, 1, 5, 30, 7, 250_000)
+    times = [start + timedelta(hours=7 * n) for n in range(ROWS)]
+    profile = with_columns(settings, tmp_path, {"at": [f"{moment:{form}}" for moment in times]})
+    contract, _ = contract_of(profile, propose(profile, "show", "patient", "at"))
+    column = contract.columns["at"]
+    assert (column.type, column.timezone, contract.features.calendar[-1]) == ("timestamp", zone, "hour")
+    (step,) = column.normalise
+    assert isinstance(step, DateFormats) and step.date_formats == (form,)
+    read = parse_time(column, f"{times[3]:{form}}")  # by a request
+    assert read is not None and f"{read:{form}}" == f"{times[3]:{form}}"
 
 
 NAMES = tuple(f"{first}{second}" for first in "abcdefghij" for second in "klmnopqrst")

@@ -29,10 +29,17 @@ DATE_FORMATS = (
         "%Y-%m-%d %H:%M:%S",
         "%Y-%m-%dT%H:%M:%S",
         "%Y-%m-%dT%H:%M:%SZ",
+        "%Y-%m-%d %H:%M:%S+00:00",
+        "%Y-%m-%dT%H:%M:%S+00:00",
         "%d/%m/%Y %H:%M:%S",
         "%m/%d/%Y %H:%M:%S",
         "%Y-%m-%d %H:%M",
+        "%d/%m/%Y %H:%M",
+        "%m/%d/%Y %H:%M",
+        "%m/%d/%Y %I:%M %p",
+        "%Y%m%d%H%M%S",
     ),
+    *(f"%Y-%m-%d{between}%H:%M:%S.%f{zone}" for between in (" ", "T") for zone in ("", "Z", "+00:00")),
 )
 """Formats of dates that are recognised in texts; of two that fit all values the first is taken."""
 SAMPLED_ROWS = 2000

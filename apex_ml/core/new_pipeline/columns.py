@@ -134,7 +134,7 @@ def has_times_of_day(column: ColumnProfile) -> bool:
 def _zone(column: ColumnProfile) -> str | None:
     """The time zone of a column of instants; None for times on a clock without a zone."""
     if column.formats:
-        return "UTC" if all(form.endswith("Z") for form in column.formats) else None
+        return "UTC" if all(form.endswith(("Z", "+00:00")) for form in column.formats) else None
     if "tz=" not in column.stored:
         return None
     name = column.stored.partition("tz=")[2].rstrip("]")
