@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     help="The data. Default: the raw folder of the pipeline.",
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="The page. Default: <name>-try.html.")
-def try_command(name: str, path: Path | None, out: Path | None) -> None:
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0.1),
+    default=1.0,
+    show_default=True,
+    help="The time that it may take, about; a training that would take longer ends early.",
+)
+def try_command(name: str, path: Path | None, out: Path | None, minutes: float) -> None:
     """Check pipeline NAME's data, then train on a sample: what is quarantined, which features stay, how good it is.
 
     The scores of the test rows stand beside those of the class prior, logistic regression and XGBoost with defaults.
@@ -48,7 +55,7 @@ def try_command(name: str, path: Path | None, out: Path | None) -> None:
         show_check(check, console)
 
     with shown_progress(Console(stderr=True)) as progress:
-        result = try_pipeline(settings, pipeline, place, on_check, progress)
+        result = try_pipeline(settings, pipeline, place, on_check, progress, seconds=60 * minutes)
     show_trial_run(result, console)
     page = out or Path(f"{name}-try.html")
     write_trial_page(name, checks[0], result, page.absolute())

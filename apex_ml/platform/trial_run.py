@@ -6,6 +6,7 @@ comparison with earlier batches, and Great Expectations.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -34,6 +35,8 @@ from apex_ml.steps.elt import elt
 from apex_ml.steps.split import split
 
 MAX_EXAMPLES = 50_000
+DEVELOPMENT_SHARE, MIN_SECONDS = 0.7, 5.0
+"""Share of the time that is left for our model, rather than the plain ones, and the least that is left."""
 """Examples of the sample: enough for the noise test, and trained in seconds."""
 MIN_EXAMPLES = 10_000
 MAX_CLASS_ROWS = 300_000
@@ -70,13 +73,16 @@ def try_pipeline(
     on_check: Callable[[DataCheck], None],
     progress: Callable[[str], None] = lambda text: None,
     max_examples: int | None = None,
+    seconds: float = math.inf,
 ) -> TrialRun:
     """Check all rows of a file or folder, and train on a sample of them. Nothing is kept.
 
     `on_check` gets the result of the checks before anything is trained. `max_examples` is the size of the sample, by
-    default MAX_EXAMPLES, and fewer where there are many classes. Raises
-    :class:`~apex_ml.errors.DataError` when a run would refuse the data or nothing can be learned from it.
+    default MAX_EXAMPLES, and fewer where there are many classes. All of it takes about `seconds` at most: a training
+    that would take longer ends early. Raises :class:`~apex_ml.errors.DataError` when a run would refuse the data or
+    nothing can be learned from it.
     """
+    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix=".apex-try-") as name:
         folder = Path(name)
         context = StepContext(settings, _placed(pipeline, folder), RUN)
@@ -94,9 +100,10 @@ def try_pipeline(
         progress("training")
         tables = load_examples(context)
         options = training_options(context, 0, parts.strategy)
-        spent, began = training_time(context), time.monotonic()
+        began = time.monotonic()
+        spent = training_time(context, DEVELOPMENT_SHARE * max(seconds - (began - started), MIN_SECONDS))
         development = _develop(context, parts, tables, options, spent)
-        seconds = time.monotonic() - began
+        developed = time.monotonic()
         compared = _compare(context, parts, tables, options, development)
         return TrialRun(
             sample,
@@ -108,7 +115,7 @@ def try_pipeline(
             spent.was_short,
             tables,
             options,
-            seconds,
+            developed - began,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from datetime import date, timedelta
 
@@ -62,9 +63,10 @@ def training_options(context: StepContext, trials: int, strategy: str) -> Option
     return split_strategy(strategy).options(context.contract, options)
 
 
-def training_time(context: StepContext) -> TrainingTime:
-    """The time budget of a training, from now on. Its progress is logged."""
-    return TrainingTime(60 * context.pipeline.options.model.time_budget_minutes, logger.info, time.monotonic)
+def training_time(context: StepContext, limit: float = math.inf) -> TrainingTime:
+    """The time budget of a training, from now on, and at most `limit` seconds. Its progress is logged."""
+    seconds = min(60 * context.pipeline.options.model.time_budget_minutes, limit)
+    return TrainingTime(seconds, logger.info, time.monotonic)
 
 
 def load_examples(context: StepContext) -> dict[str, Examples]:

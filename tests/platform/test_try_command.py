@@ -18,6 +18,7 @@ import pytest
 from apex_ml.adapters.duckdb import engine
 from apex_ml.contract.pipeline_file import load_contract
 from apex_ml.pipelines import load_pipeline
+from apex_ml.platform import trial_run
 from apex_ml.platform.reports.trial_page import verdict
 from apex_ml.platform.trial_run import TrialRun, sample_size, try_pipeline
 from apex_ml.services.sample import sample_accepted
@@ -46,6 +47,18 @@ def make_pipeline(capsys: pytest.CaptureFixture[str], table: dict[str, Any], *ro
 def tried(path: str, max_examples: int) -> TrialRun:
     settings = Settings.load().model_copy(update={"pipeline": "visits"})
     return try_pipeline(settings, load_pipeline(settings), Path(path), lambda checked: None, max_examples=max_examples)
+
+
+def test_a_training_that_takes_too_long_ends_early(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_pipeline(capsys, visits())
+    monkeypatch.setattr(trial_run, "MIN_SECONDS", 0.0)
+    monkeypatch.setattr(trial_run, "DEVELOPMENT_SHARE", 1e-9)
+    code, out, err = called(capsys, "try", "visits", "--minutes", "0.5")
+    assert code == 0, err
+    assert "The training ended early: the scores may be better with more time, by --minutes" in " ".join(out.split())
+    assert "Apex (" in out
 
 
 def test_a_night_is_shown_and_nothing_is_kept(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

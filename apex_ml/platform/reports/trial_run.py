@@ -59,7 +59,8 @@ def example_lines(run: TrialRun) -> list[str]:
     repeated = f" ({counted(run.examples.repeated, 'row')} delivered twice)" if run.examples.repeated else ""
     lines = [f"Examples: {run.examples.examples:,}{repeated}, split {parts.strategy}: {sizes}"]
     if run.was_short:
-        lines.append("model.time_budget_minutes ended the training early: the scores may be better with more time")
+        remedy = "--minutes, or model.time_budget_minutes"
+        lines.append(f"The training ended early: the scores may be better with more time, by {remedy}")
     return lines
 
 
