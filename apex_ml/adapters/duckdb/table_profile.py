@@ -196,7 +196,7 @@ def _time(
 ) -> TimeProfile | None:
     """The rows by period, and how each column changes."""
     own = _time_column(binned, timestamp)
-    if timestamp is not None and own is not None and own.profile.times is None:
+    if timestamp is not None and own is not None and own.profile.kind not in ("date", "timestamp"):
         raise DataError(
             f"{visible(timestamp)} cannot be the timestamp: it holds {own.profile.stored} and no dates; name a column"
             " of dates or times"
