@@ -141,12 +141,11 @@ class Contract(Wording):
         """Units of time of a day: 1 where rows are dated, microseconds where they have a time of day."""
         return MICROSECONDS_A_DAY if self.has_instants else 1
 
-    def first_time(self, when: date | None) -> date | None:
+    def first_time(self, when: date) -> date:
         """A day as the timestamp column has it: where rows have a time of day, its first instant; a time unchanged."""
-        if when is None or not self.has_instants:
-            return when
-        first = self._only("timestamp").bound(when)
-        return first if isinstance(first, date) else None
+        first = self._only("timestamp").bound(when) if self.has_timestamp else when
+        assert isinstance(first, date)
+        return first
 
     @property
     def entity(self) -> str:

@@ -22,7 +22,7 @@ from apex_ml.contract.history_state import StateColumn, whole_state
 from apex_ml.contract.model import MICROSECONDS_A_DAY, Contract
 from apex_ml.contract.names import calendar_name, days_since_name
 from apex_ml.contract.recipes.interface import RowStates, numeric
-from apex_ml.core.row_time import clock_of, days_of, integer_times, times_of
+from apex_ml.core.row_time import clock_of, integer_times, times_of
 
 MICROSECONDS_AN_HOUR = MICROSECONDS_A_DAY // 24
 EXAMPLE_KEY = ("entity", "timestamp")
@@ -56,20 +56,12 @@ def feature_columns(contract: Contract) -> tuple[FeatureColumn, ...]:
     return tuple(columns)
 
 
-def _days_since(contract: Contract, table: pa.Table, attribute: str) -> pa.Array:
-    """The days from the date or time in an attribute to the row: on the clock, unless both are instants."""
-    column, values = contract.columns[attribute], table.column(attribute)
-    times = times_of(contract, table) if column.is_instant else clock_of(contract, table)
+def _days_since(contract: Contract, column: Column, values: pa.ChunkedArray, times: np.ndarray) -> pa.Array:
+    """Days from the date or time in an attribute to the row, whose time is on the clock unless both are instants."""
     if column.type == "timestamp" and contract.has_instants:  # whole microseconds, as a day count would be rounded
         passed = (times - integer_times(values)) / contract.times_a_day
         return pa.array(passed, mask=values.is_null().to_numpy())
     return pc.subtract(pa.array(times / contract.times_a_day), feature_values(column, values))
-
-
-def _calendar(contract: Contract, table: pa.Table, part: CalendarPart) -> pa.Array:
-    if part == "hour":
-        return numeric(clock_of(contract, table) % MICROSECONDS_A_DAY // MICROSECONDS_AN_HOUR)
-    return numeric(calendar_part(days_of(contract, table), part))
 
 
 def calendar_part(days: np.ndarray, part: CalendarPart) -> np.ndarray:
@@ -160,6 +152,8 @@ def finish(contract: Contract, table: pa.Table, only: Collection[str] | None = N
     """
     # without a timestamp nothing reads the times
     times = times_of(contract, table) if contract.has_timestamp else np.zeros(table.num_rows, np.int64)
+    clock = clock_of(contract, times)
+    days = clock // contract.times_a_day
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
 
     def is_needed(name: str) -> bool:
@@ -169,10 +163,15 @@ def finish(contract: Contract, table: pa.Table, only: Collection[str] | None = N
         columns[name] = feature_values(contract.columns[name], table.column(name))
     for attribute in contract.features.days_since:
         if is_needed(name := days_since_name(attribute)):
-            columns[name] = _days_since(contract, table, attribute)
+            column = contract.columns[attribute]
+            columns[name] = _days_since(
+                contract, column, table.column(attribute), times if column.is_instant else clock
+            )
     for part in contract.features.calendar:
         if is_needed(name := calendar_name(contract.timestamp, part)):
-            columns[name] = _calendar(contract, table, part)
+            is_hour = part == "hour"
+            values = clock % MICROSECONDS_A_DAY // MICROSECONDS_AN_HOUR if is_hour else calendar_part(days, part)
+            columns[name] = numeric(values)
     rows = RowStates(table, times, contract.times_a_day)
     for recipe in contract.features.history:
         for feature in recipe.scoped(contract):

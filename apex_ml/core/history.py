@@ -7,6 +7,7 @@ entity are sorted, so that the state is the difference of two running sums. Both
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -174,7 +175,7 @@ class Replay:
                 state[column.name] = self._aggregates[column.aggregate].over(begins[column.scope.window], ends)
         return pa.table(state)
 
-    @property
+    @cached_property
     def keys(self) -> np.ndarray:
         """The numbers `KEY` of the rows' values, ascending, shape (m,). For a history by other columns alone."""
         keys: np.ndarray = self._entities.take(pa.array(self._firsts)).to_numpy()

@@ -11,7 +11,7 @@ from apex_ml.contract.history_state import longest_window, state_columns
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import KEY, POSITION, SINCE, WINDOW_DAYS
 from apex_ml.core.history import Replay
-from apex_ml.core.row_time import integer_times, time_array
+from apex_ml.core.row_time import integer_times, state_array, state_type
 
 
 class StatesBy:
@@ -54,15 +54,14 @@ class StatesBy:
         lists = [column for column in self._columns if column.scope.window is not None]
         of_time = self._contract.time_type
         since = [pa.field(SINCE, of_time)] if self._contract.features.history_lag_days else []
-        fields = [*keys, *since, *(pa.field(c.name, of_time if c.type == "time" else pa.int64()) for c in plain)]
+        fields = [*keys, *since, *(pa.field(c.name, state_type(self._contract, c)) for c in plain)]
         if longest_window(self._columns):
             fields.append(pa.field(WINDOW_DAYS, pa.list_(of_time)))
         return pa.schema([*fields, *(pa.field(c.name, pa.list_(pa.int64())) for c in lists)])
 
     def take(self, positions: np.ndarray) -> dict[str, pa.Array]:
         """The state columns of the rows at the positions, in their sequence."""
-        states = {}
-        for column in self._columns:
-            values = self._values[column.name][positions]
-            states[column.name] = time_array(self._contract, values) if column.type == "time" else pa.array(values)
-        return states
+        return {
+            column.name: state_array(self._contract, column, self._values[column.name][positions])
+            for column in self._columns
+        }

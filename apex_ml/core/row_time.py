@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from apex_ml.contract.model import MICROSECONDS_A_DAY, Contract
+from apex_ml.contract.history_state import StateColumn
+from apex_ml.contract.model import Contract
 
 EPOCH = date(1970, 1, 1)
 
@@ -33,6 +34,16 @@ def time_array(contract: Contract, times: np.ndarray, unknown: np.ndarray | None
     return pa.array(times, pa.int64(), mask=unknown).cast(contract.time_type)
 
 
+def state_type(contract: Contract, column: StateColumn) -> pa.DataType:
+    """Arrow type of a column of the history's state."""
+    return contract.time_type if column.type == "time" else pa.int64()
+
+
+def state_array(contract: Contract, column: StateColumn, values: np.ndarray) -> pa.Array:
+    """Integers (n,) as the values of a column of the history's state."""
+    return time_array(contract, values) if column.type == "time" else pa.array(values)
+
+
 def time_value(contract: Contract, when: date) -> int:
     """The time of a day, as :func:`times_of` gives it: of its first instant on the clock of the contract."""
     if not contract.has_instants:
@@ -51,9 +62,8 @@ def time_from(contract: Contract, time: int) -> date:
     return datetime(1970, 1, 1, tzinfo=None if zone is None else UTC) + timedelta(microseconds=time)
 
 
-def clock_of(contract: Contract, table: pa.Table) -> np.ndarray:
-    """The times of the rows on the clock of the time zone of the timestamp column, as :func:`times_of` gives them."""
-    times = times_of(contract, table)
+def clock_of(contract: Contract, times: np.ndarray) -> np.ndarray:
+    """Times, as :func:`times_of` gives them, on the clock of the time zone of the timestamp column."""
     if not contract.has_instants:
         return times
     zone = contract.columns[contract.timestamp].timezone
@@ -66,6 +76,4 @@ def clock_of(contract: Contract, table: pa.Table) -> np.ndarray:
 
 def days_of(contract: Contract, table: pa.Table) -> np.ndarray:
     """The days of the rows since 1970-01-01, int64, (n,); of an instant the day on the clock of its time zone."""
-    if not contract.has_instants:
-        return times_of(contract, table)
-    return clock_of(contract, table) // MICROSECONDS_A_DAY
+    return clock_of(contract, times_of(contract, table)) // contract.times_a_day

@@ -102,7 +102,7 @@ def build_scorer(context: StepContext, registry: Registry, version: ModelVersion
         snapshot=folder / "elt" / SNAPSHOT,
         snapshot_sha256=result.snapshot_sha256,
         as_of=result.as_of,
-        since=result.since or context.contract.first_time(result.as_of) or result.as_of,
+        since=result.since or context.contract.first_time(result.as_of),
         accepted=folder / "validate" / ACCEPTED,
         bins=model.info.profile.bins_for(counted),
     )

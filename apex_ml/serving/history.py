@@ -16,7 +16,7 @@ from apex_ml.adapters.duckdb.engine import errors_name
 from apex_ml.contract.history_state import StateColumn, longest_window
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import SINCE, WINDOW_DAYS, snapshot_by
-from apex_ml.core.row_time import integer_times, time_array
+from apex_ml.core.row_time import integer_times, state_array
 from apex_ml.core.timeline import Timeline
 from apex_ml.errors import DataError
 
@@ -139,8 +139,7 @@ class KeyedStates:
             if column.scope.window is not None and self._windows is not None:
                 states[column.name] = self._windows.values(column, places, times)
                 continue
-            taken = self._states[column.name][places]
-            states[column.name] = time_array(self._contract, taken) if column.type == "time" else pa.array(taken)
+            states[column.name] = state_array(self._contract, column, self._states[column.name][places])
         return states
 
 

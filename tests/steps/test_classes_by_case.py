@@ -12,7 +12,7 @@ from apex_ml.steps.monitor import monitor
 from apex_ml.steps.outcomes import outcomes
 from apex_ml.steps.score import score
 from apex_ml.steps.validate import validate
-from tests.support.loans import NAME, NEWEST, PIPELINE, Trained, loans, train_loans
+from tests.support.loans import NAME, NEWEST, PIPELINE, Trained, loans, requested, train_loans
 from tests.support.online_service import served
 
 TEXT = (
@@ -53,8 +53,7 @@ def test_each_class_has_a_column_of_its_own_from_training_to_quality(trained: Tr
     # as the costs say: a loan that is not repaid costs four times as much
     assert [row[0] for row in stored] == ["yes" if row[2] > 4 * row[1] else "Yes" for row in stored]
     assert {row[0] for row in stored} == CLASSES
-    row = drop.slice(0, 1).to_pylist()[0]
-    row |= {"day": NEWEST.isoformat(), "asked_at": row["asked_at"].isoformat(), "rate": str(row["rate"])}
+    row = requested(drop.slice(0, 1).to_pylist()[0])
     with served(apex) as client:
         answer = client.post(f"/{NAME}/predict", json={"rows": [row]})
         assert answer.status_code == 200, answer.text

@@ -13,7 +13,7 @@ import pytest
 from apex_ml.steps.outcomes import outcomes
 from apex_ml.steps.score import score
 from apex_ml.steps.validate import validate
-from tests.support.loans import NAME, NEWEST, PIPELINE, Trained, loans, train_loans
+from tests.support.loans import NAME, NEWEST, PIPELINE, Trained, loans, requested, train_loans
 from tests.support.online_service import served
 
 MORNING, EVENING = datetime(2024, 1, 1, 8), datetime(2024, 1, 1, 20)
@@ -69,8 +69,7 @@ def test_the_classes_have_their_names_from_training_to_outcomes(trained: tuple[T
     assert score(apex.context("scoring"), ["a.parquet"]).to_json()["rows_scored"] == 200
     stored = apex.sql("SELECT predicted, p_lost, p_kept FROM loans.scored_current ORDER BY row_nr")
     assert {predicted for predicted, *_ in stored} == CLASSES
-    row = drop.slice(0, 1).to_pylist()[0]
-    row |= {"day": NEWEST.isoformat(), "asked_at": row["asked_at"].isoformat(), "rate": str(row["rate"])}
+    row = requested(drop.slice(0, 1).to_pylist()[0])
     with served(apex) as client:
         answer = client.post(f"/{NAME}/predict", json={"rows": [row]})
         assert answer.status_code == 200, answer.text

@@ -12,7 +12,7 @@ from apex_ml.steps.monitor import monitor
 from apex_ml.steps.outcomes import outcomes
 from apex_ml.steps.score import score
 from apex_ml.steps.validate import validate
-from tests.support.loans import NAME, NEWEST, PIPELINE, Trained, loans, train_loans
+from tests.support.loans import NAME, NEWEST, PIPELINE, Trained, loans, requested, train_loans
 from tests.support.online_service import served
 
 TEXT = (
@@ -49,9 +49,7 @@ def test_a_drop_and_a_request_are_answered_by_name(trained: Trained) -> None:
     assert score(apex.context("scoring"), ["a.parquet"]).to_json()["rows_scored"] == 200
     stored = apex.sql('SELECT predicted, p_lost, "p_paid_x20_back" FROM loans.scored_current ORDER BY row_nr')
     assert {predicted for predicted, *_ in stored} == CLASSES
-    first = drop.slice(0, 1).to_pylist()[0]
-    row = first | {"day": NEWEST.isoformat(), "asked_at": first["asked_at"].isoformat()}
-    row["rate"] = str(row["rate"])
+    row = requested(drop.slice(0, 1).to_pylist()[0])
     with served(apex) as client:
         answer = client.post(f"/{NAME}/predict", json={"rows": [row, row | {"rooms": 7}]})
         assert answer.status_code == 200, answer.text

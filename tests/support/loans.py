@@ -156,6 +156,11 @@ class Trained:
     results: dict[str, dict[str, Any]]
 
 
+def requested(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of :func:`loans` as a request has it."""
+    return row | {"day": row["day"].isoformat(), "asked_at": row["asked_at"].isoformat(), "rate": str(row["rate"])}
+
+
 def train_loans(
     folder: Path,
     databases: Any,

@@ -10,7 +10,7 @@ from apex_ml.contract.history_state import history_keys, state_columns
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import KEY
 from apex_ml.core.history import Replay, settle_ties, whole_entities
-from apex_ml.core.row_time import times_of
+from apex_ml.core.row_time import state_type, times_of
 from apex_ml.sql.rows import create_asked_keys, select_asked, select_rows_of_keys, states_by
 
 BATCH_ROWS = 32_768
@@ -31,7 +31,8 @@ def _states(con: duckdb.DuckDBPyConnection, contract: Contract, by: tuple[str, .
     requested = con.sql(select_asked(contract, by, asked)).to_arrow_table()
     keys, times = requested.column(KEY).to_numpy(), times_of(contract, requested)
     columns = [column.name for column in state_columns(contract, by)]
-    places, parts = [np.zeros(0, np.int64)], [_no_states(contract, by)]
+    schema = pa.schema([(column.name, state_type(contract, column)) for column in state_columns(contract, by)])
+    places, parts = [np.zeros(0, np.int64)], [schema.empty_table()]
     reader = con.sql(select_rows_of_keys(contract, by)).to_arrow_reader(BATCH_ROWS)
     for table in whole_entities(reader, KEY):
         replayed = Replay(contract, settle_ties(contract, table, KEY)[0], by)
@@ -44,8 +45,3 @@ def _states(con: duckdb.DuckDBPyConnection, contract: Contract, by: tuple[str, .
     for name in columns:
         states = states.append_column(name, together.column(name))
     return states
-
-
-def _no_states(contract: Contract, by: tuple[str, ...]) -> pa.Table:
-    types = {"time": contract.time_type, "integer": pa.int64()}
-    return pa.schema([(column.name, types[column.type]) for column in state_columns(contract, by)]).empty_table()

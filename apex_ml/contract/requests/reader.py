@@ -74,7 +74,7 @@ class RequestReader:
 
         Raises :class:`RefusedError` with every fault of the request and its path: the whole request is refused.
         """
-        since = self._contract.first_time(since)
+        since = None if since is None else self._contract.first_time(since)
         try:
             request: Any = self._validate(body)
         except ValidationError as error:
