@@ -181,7 +181,8 @@ def _report(file: Path, choices: Choices, proposal: Proposal) -> None:
             click.echo(f"  derived    {visible(column.name)}: {visible(column.body['derive'])}")
     for column in proposal.columns:
         if column.role in ("entity", "timestamp"):
-            click.echo(f"  note       {visible(column.notes[0])}")
+            for note in column.notes:
+                click.echo(f"  note       {visible(note)}")
     click.echo(f"  grain      {proposal.features['grain']}: {visible(proposal.grain_reason)}")
     for warning in proposal.warnings:
         click.echo(f"  WARNING: {visible(warning)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any, Literal, Self
@@ -29,6 +29,7 @@ from apex_ml.contract.normalisation import DateFormats, MapValues, Normalisation
 from apex_ml.contract.part import ContractPart, ContradictionError
 from apex_ml.contract.per_use import ALWAYS, NEVER, USES, BoolPerUse
 from apex_ml.contract.roles import Role
+from apex_ml.contract.written_times import UTC_NAMES, has_offset, literal_utc
 from apex_ml.wording import did_you_mean
 
 KEY_TYPES = ("string", "int64", "date", "timestamp")
@@ -194,6 +195,23 @@ class Column(ContractPart):
             of_times = ("date", "timestamp") if isinstance(step, DateFormats) else ("date",)
             if self.type not in of_times and (isinstance(step, DateFormats) or step == "day_of_timestamp"):
                 yield f"normalise {key_of(step)} is for dates, the type is {self.type}: remove it"
+            if step == "microsecond_of_timestamp" and self.type != "timestamp":
+                yield f"normalise {step} is for timestamps, the type is {self.type}: remove it"
+            if isinstance(step, DateFormats):
+                yield from self._offset_faults(step.date_formats)
+
+    def _offset_faults(self, formats: Iterable[str]) -> Iterator[str]:
+        """A time with an offset is an instant, which no clock may read as another one."""
+        for form in formats:
+            if has_offset(form) and self.timezone is None:
+                clock = "" if self.type == "timestamp" else ", the zone on whose clock its days are"
+                yield f"the format {form!r} reads instants: add timezone: UTC, or another zone{clock}"
+            utc = literal_utc(form)
+            if utc is not None and self.timezone not in (None, *UTC_NAMES):
+                yield (
+                    f"the format {form!r} has {utc} as plain text, so that its times would be read on the clock of"
+                    f" {self.timezone}: write %z in the place of {utc}"
+                )
 
     def _timezone_faults(self) -> Iterator[str]:
         if self.timezone is None:

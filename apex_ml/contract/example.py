@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from datetime import date, datetime
+from datetime import date, datetime, time
 from functools import partial
 from itertools import islice, product
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from apex_ml.contract.checks import PatternCheck, RangeCheck
 from apex_ml.contract.column_types import level_of
@@ -62,7 +63,8 @@ def _values(column: Column, day: date, since: date) -> Iterator[Any]:
         yield from (as_text(t) for t in times if isinstance(t, datetime))
     elif column.type == "date":
         dates = [day, since, *(b for b in known if isinstance(b, date)), date(2000, 1, 1)]
-        yield from (d.strftime(date_formats(column)[0]) for d in dates)
+        clock = ZoneInfo(column.timezone) if column.timezone else None
+        yield from (datetime.combine(d, time(12), clock).strftime(date_formats(column)[0]) for d in dates)
     elif column.type == "string":
         for check in column.checks:
             if isinstance(check, PatternCheck):

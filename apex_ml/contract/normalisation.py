@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
 from apex_ml.contract.part import ContractPart
+from apex_ml.contract.written_times import has_offset, literal_offset
 from apex_ml.text import trimmed
 
-_FORMAT_PARTS = "YymdjHMSfbBaAIp%"
+_FORMAT_PARTS = "YymdjHMSfbBaAIpz%"
 """Directives of strptime that DuckDB and Python read in the same way."""
 _PARTS_OF_A_DAY = {"year": "Yy", "month": "mbBj", "day": "dj"}
 
@@ -49,10 +50,17 @@ class DateFormats(ContractPart):
                 raise ValueError(
                     f"{form!r} has no {', no '.join(lacking)}: write a format of the whole date, as %Y-%m-%d"
                 )
+            if "z" in used and (used.count("z") > 1 or not has_offset(form)):
+                raise ValueError(f"{form!r} has %z, which reads an offset from UTC at the end: write it once, there")
+            if offset := literal_offset(form):
+                raise ValueError(
+                    f"{form!r} has the offset {offset} as plain text, which would be left out of the time: write"
+                    f" {form.removesuffix(offset)}%z, and a timezone beside normalise"
+                )
         return formats
 
 
-_READABLE = {"%Y": "YYYY", "%y": "YY", "%m": "MM", "%d": "DD", "%H": "hh", "%M": "mm", "%S": "ss"}
+_READABLE = {"%Y": "YYYY", "%y": "YY", "%m": "MM", "%d": "DD", "%H": "hh", "%M": "mm", "%S": "ss", "%z": "+hh:mm"}
 
 
 def readable_format(form: str) -> str:
@@ -64,10 +72,13 @@ def readable_format(form: str) -> str:
     return re.sub("%.", lambda directive: _READABLE.get(directive[0], directive[0]), form)
 
 
+_Named = Literal["trim", "upper", "day_of_timestamp", "microsecond_of_timestamp"]
+
+
 def _kind_of_step(step: Any) -> str | None:
     """The key of a step of `normalise`."""
     if isinstance(step, str):
-        return "name" if step in ("trim", "upper", "day_of_timestamp") else None
+        return "name" if step in get_args(_Named) else None
     if isinstance(step, ContractPart):
         return next(iter(type(step).model_fields))
     keys = step if isinstance(step, dict) else ()
@@ -75,15 +86,15 @@ def _kind_of_step(step: Any) -> str | None:
 
 
 Normalisation = Annotated[
-    Annotated[Literal["trim", "upper", "day_of_timestamp"], Tag("name")]
+    Annotated[_Named, Tag("name")]
     | Annotated[StripSuffix, Tag("strip_suffix")]
     | Annotated[MapValues, Tag("map")]
     | Annotated[DateFormats, Tag("date_formats")],
     Discriminator(
         _kind_of_step,
         custom_error_type="normalise_step",
-        custom_error_message="Input should be 'trim', 'upper', 'day_of_timestamp', {'strip_suffix': …}, {'map': …} or"
-        " {'date_formats': […]}",
+        custom_error_message="Input should be 'trim', 'upper', 'day_of_timestamp', 'microsecond_of_timestamp',"
+        " {'strip_suffix': …}, {'map': …} or {'date_formats': […]}",
     ),
 ]
 

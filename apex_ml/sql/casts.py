@@ -7,6 +7,7 @@ import pyarrow as pa
 from apex_ml.contract.checks import EXACT_INTEGERS, RangeCheck
 from apex_ml.contract.columns import Column
 from apex_ml.contract.normalisation import DateFormats, readable_format
+from apex_ml.contract.written_times import CUT_REMEDY, SKIPPED_REMEDY, TOO_FINE, skipped_rule
 from apex_ml.sql.file_types import (
     WIDEST_DECIMAL,
     as_text,
@@ -16,7 +17,8 @@ from apex_ml.sql.file_types import (
     number_text,
     type_name,
 )
-from apex_ml.sql.quote import literal, literals
+from apex_ml.sql.quote import literal
+from apex_ml.sql.written_times import clock_readings, too_fine
 
 NOT_FINITE = "type: not a finite number"
 """The rule that a number in a text column breaks."""
@@ -105,19 +107,56 @@ def _decimal_sql(column: Column, kind: pa.DataType, source: str, text: str | Non
 
 def _timestamp_sql(column: Column, kind: pa.DataType, source: str, text: str | None) -> str | None:
     zone = column.timezone
-    if text and (formats := date_formats(column)):
-        return _on_clock(f"try_strptime(trim({text}), [{literals(formats)}])", zone)
-    if pa.types.is_date(kind):
-        return _on_clock(f"CASE WHEN isfinite({source}) THEN CAST({source} AS TIMESTAMP) END", zone)
-    if not pa.types.is_timestamp(kind) or (kind.tz and zone is None):
+    if text and date_formats(column):
+        times = [value if instant else _on_clock(value, zone) for instant, value in _readings(column, text)]
+        return _first(times)
+    if (time := _clock_time(column, kind, source)) is not None:
+        return _on_clock(time, zone)
+    if not pa.types.is_timestamp(kind) or zone is None:
         return None
-    value = f"CAST({source} AS TIMESTAMP)"
-    if kind.tz:  # what is stored without a zone, as INT96, would be taken for a time on the clock of the session
-        nanoseconds = kind.unit == "ns"
-        value = f"CAST({source} AS TIMESTAMPTZ)" if nanoseconds else f"make_timestamptz(epoch_us({source}))"
-    exact = [f"isfinite({value})"] + ([f"epoch_ns({source}) % 1000 = 0"] if kind.unit == "ns" else [])
-    value = f"CASE WHEN {' AND '.join(exact)} THEN {value} END"
-    return value if kind.tz else _on_clock(value, zone)
+    # what is stored without a zone, as INT96, would be taken for a time on the clock of the session
+    value = f"make_timestamptz(epoch_us({source}))"
+    if kind.unit == "ns":
+        value = f"make_timestamptz({_microseconds(source)})" if is_cut(column) else f"CAST({source} AS TIMESTAMPTZ)"
+    return f"CASE WHEN {_is_held(column, kind, source, value)} THEN {value} END"
+
+
+def _first(values: list[str]) -> str:
+    """SQL of the first value that is not null."""
+    return values[0] if len(values) == 1 else f"coalesce({', '.join(values)})"
+
+
+def _clock_time(column: Column, kind: pa.DataType, source: str) -> str | None:
+    """SQL of a date, or of a timestamp without a zone, as a time without a zone; None for other types."""
+    if pa.types.is_date(kind):
+        return f"CASE WHEN isfinite({source}) THEN CAST({source} AS TIMESTAMP) END"
+    if not pa.types.is_timestamp(kind) or kind.tz:
+        return None
+    is_fine = kind.unit == "ns" and is_cut(column)
+    value = f"make_timestamp({_microseconds(source)})" if is_fine else f"CAST({source} AS TIMESTAMP)"
+    return f"CASE WHEN {_is_held(column, kind, source, value)} THEN {value} END"
+
+
+def _is_held(column: Column, kind: pa.DataType, source: str, value: str) -> str:
+    """SQL that is true for a finite timestamp without more digits than microseconds."""
+    exact = [f"isfinite({value})"]
+    if kind.unit == "ns" and not is_cut(column):
+        exact.append(f"epoch_ns({source}) % 1000 = 0")
+    return " AND ".join(exact)
+
+
+def _microseconds(source: str) -> str:
+    """SQL of the microseconds since 1970 of a timestamp with nanoseconds, cut, also before 1970."""
+    return f"((epoch_ns({source}) - (epoch_ns({source}) % 1000 + 1000) % 1000) // 1000)"
+
+
+def is_cut(column: Column) -> bool:
+    """Whether nanoseconds of a column are left out."""
+    return "microsecond_of_timestamp" in column.normalise
+
+
+def _readings(column: Column, text: str) -> list[tuple[bool, str]]:
+    return clock_readings(text, date_formats(column), cut=is_cut(column))
 
 
 def _on_clock(time: str, zone: str | None) -> str:
@@ -140,8 +179,10 @@ def _date_sql(column: Column, kind: pa.DataType, source: str, text: str | None) 
         if "day_of_timestamp" not in column.normalise:
             tests.append(f"{local} = date_trunc('day', {local})")
         return f"CASE WHEN {' AND '.join(tests)} THEN {value} END" if tests else value
-    if text and (formats := date_formats(column)):
-        return f"CAST(try_strptime(trim({text}), [{literals(formats)}]) AS DATE)"
+    if text and date_formats(column):
+        zone = literal(column.timezone or "UTC")
+        times = [f"timezone({zone}, {value})" if instant else value for instant, value in _readings(column, text)]
+        return f"CAST({_first(times)} AS DATE)"
     return None
 
 
@@ -170,13 +211,38 @@ def not_of_type(column: Column, kind: pa.DataType) -> str:
     return f"{rule}; deliver {_DELIVERABLE[column.type]}"
 
 
+def too_fine_sql(column: Column, kind: pa.DataType, source: str) -> str | None:
+    """SQL that is true for a value with nanoseconds; None for types and formats that have none."""
+    if column.type != "timestamp":
+        return None
+    if holds_text(kind):
+        text = as_text(kind, source)
+        return too_fine(text, date_formats(column)) if text is not None else None
+    return f"epoch_ns({source}) % 1000 <> 0" if pa.types.is_timestamp(kind) and kind.unit == "ns" else None
+
+
+def lost_times(column: Column, kind: pa.DataType, source: str) -> list[tuple[str, str]]:
+    """Why a timestamp is lost in a cast, where the value shows it: rules, each with SQL that is true for its values."""
+    if column.type != "timestamp":
+        return []
+    rules = []
+    if not is_cut(column) and (fine := too_fine_sql(column, kind, source)) is not None:
+        rules.append((f"{TOO_FINE}: deliver microseconds, or {CUT_REMEDY}", fine))
+    if (zone := column.timezone) is not None:
+        text = as_text(kind, source) if holds_text(kind) else None
+        times = [value for instant, value in _readings(column, text) if not instant] if text is not None else []
+        times += filter(None, [_clock_time(column, kind, source)])
+        skipped = [f"({time} IS NOT NULL AND {_on_clock(time, zone)} IS NULL)" for time in times]
+        if skipped:
+            rules.append((f"{skipped_rule(zone)}: {SKIPPED_REMEDY}", " OR ".join(skipped)))
+    return rules
+
+
 def with_loss(column: Column, kind: pa.DataType) -> str:
     """The rule that a value breaks when it cannot be cast without loss, with the remedy."""
     rule = f"type: not {column.type} without loss"
     if column.type == "date" and pa.types.is_timestamp(kind) and "day_of_timestamp" not in column.normalise:
         return f"{rule}; it has a time of day: add day_of_timestamp to its normalise in the contract"
-    if column.type == "timestamp" and pa.types.is_timestamp(kind) and kind.unit == "ns":
-        return f"{rule}; it has nanoseconds: deliver microseconds"
     if column.type == "boolean":
         return f"{rule}; write it as true or false, or 1 or 0"
     if column.type == "decimal":

@@ -18,7 +18,7 @@ from apex_ml.contract.columns import Column
 from apex_ml.contract.expressions import shown_expression
 from apex_ml.contract.model import Contract
 from apex_ml.sql.file_types import duckdb_type
-from apex_ml.sql.normal_forms import lost_sql, normalised_sql
+from apex_ml.sql.normal_forms import lost_rule_sql, normalised_sql
 from apex_ml.sql.parquet import place_name
 from apex_ml.sql.quote import identifier, literal
 
@@ -146,7 +146,7 @@ def select_expressions(contract: Contract, columns: Iterable[Column]) -> str:
 
 
 def select_values(contract: Contract, kinds: Mapping[str, pa.DataType], relation: str) -> str:
-    """For each derived column its value, whether it is lost, whether the expression failed, and is not finite.
+    """For each derived column its value, the rule by which it is lost, whether the expression failed, is not finite.
 
     The relation has the other columns with their types and names. A value is lost where it cannot be cast. A date is
     given as days since 1970, and a time as microseconds, as DuckDB has more years than Python.
@@ -157,7 +157,7 @@ def select_values(contract: Contract, kinds: Mapping[str, pa.DataType], relation
     for value in derived:
         column = contract.columns[value.column]
         result = normalised_sql(column, value.kind, value.name)
-        lost = lost_sql(column, value.kind, value.name, result)
+        lost = lost_rule_sql(column, value.kind, value.name, result)
         numbers = {"date": f"date_diff('day', DATE '1970-01-01', {result})", "timestamp": f"epoch_us({result})"}
         not_finite = not_finite_sql(value.kind, value.name)
         selected += [numbers.get(column.type, result), lost, value.failed, not_finite]

@@ -9,7 +9,7 @@ import pyarrow as pa
 from apex_ml.contract.columns import Column
 from apex_ml.contract.conditions import trims_or_uppers
 from apex_ml.contract.normalisation import MapValues, StripSuffix
-from apex_ml.sql.casts import NOT_FINITE, cast_sql, with_loss
+from apex_ml.sql.casts import NOT_FINITE, cast_sql, is_cut, lost_times, too_fine_sql, with_loss
 from apex_ml.sql.file_types import holds_text, local_time
 from apex_ml.sql.quote import literal, literals
 from apex_ml.text import INVISIBLE_RE2
@@ -56,16 +56,16 @@ def normalised_sql(column: Column, kind: pa.DataType, source: str) -> str:
     return text_steps_sql(column, cast)[-1][1] if column.type == "string" and column.normalise else cast
 
 
-def lost_sql(column: Column, kind: pa.DataType, source: str, value: str) -> str:
-    """SQL that is true where a cast loses a value; `value` is SQL of the value after it."""
-    if column.type != "string":
-        return f"{source} IS NOT NULL AND {value} IS NULL"
-    return f"coalesce(NOT isfinite({source}), false)" if pa.types.is_floating(kind) else "false"
-
-
-def lost_rule(column: Column, kind: pa.DataType) -> str:
-    """The rule that a value breaks where :func:`lost_sql` is true."""
-    return NOT_FINITE if column.type == "string" else with_loss(column, kind)
+def lost_rule_sql(column: Column, kind: pa.DataType, source: str, value: str) -> str:
+    """SQL of the rule that a value breaks which a cast loses, null for others; `value` is SQL of the value after it."""
+    if column.type == "string":
+        is_lost = f"NOT isfinite({source})" if pa.types.is_floating(kind) else "false"
+        return f"CASE WHEN {is_lost} THEN {literal(NOT_FINITE)} END"
+    cases = [f"WHEN {condition} THEN {literal(rule)}" for rule, condition in lost_times(column, kind, source)]
+    rule = literal(with_loss(column, kind))
+    if cases:
+        rule = f"CASE {' '.join(cases)} ELSE {rule} END"
+    return f"CASE WHEN {source} IS NOT NULL AND {value} IS NULL THEN {rule} END"
 
 
 def not_normal_sql(column: Column, source: str, value: str) -> str:
@@ -98,6 +98,9 @@ def normalised(column: Column, kind: pa.DataType, source: str, name: str, bad: s
     if column.type == "date" and pa.types.is_timestamp(kind) and "day_of_timestamp" in column.normalise:
         local = local_time(kind, source)
         return [Normalised(column.name, "day_of_timestamp", f"{local} <> date_trunc('day', {local})")]
+    changes = []
+    if is_cut(column) and (fine := too_fine_sql(column, kind, source)) is not None:
+        changes.append(Normalised(column.name, "microsecond_of_timestamp", fine))
     if column.type in ("date", "timestamp") and holds_text(kind):
-        return [Normalised(column.name, "date_formats", f"{name} IS NOT NULL")]
-    return []
+        changes.append(Normalised(column.name, "date_formats", f"{name} IS NOT NULL"))
+    return changes

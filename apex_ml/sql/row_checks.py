@@ -21,7 +21,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import IN_DOUBT, ROW_NR
 from apex_ml.contract.per_use import Severity, Use
 from apex_ml.contract.rules import UniqueRule
-from apex_ml.sql.casts import NOT_FINITE, cast_sql, not_of_type, with_loss
+from apex_ml.sql.casts import NOT_FINITE, cast_sql, lost_times, not_of_type, with_loss
 from apex_ml.sql.conditions import condition_sql
 from apex_ml.sql.derived import (
     OUTSIDE_YEARS,
@@ -136,6 +136,9 @@ def _reasons(
         lost = f"{there} AND {name} IS NULL"
         if derived is not None and pa.types.is_floating(kind):
             lost += f" AND NOT {not_finite_sql(kind, source)}"
+        for why, condition in lost_times(column, kind, source):
+            reasons.append(Reason(column.name, why, "error", f"{lost} AND ({condition})"))
+            lost += f" AND NOT coalesce(({condition}), false)"
         reasons.append(Reason(column.name, with_loss(column, kind), "error", lost))
     else:
         null = f"{name} IS NULL"

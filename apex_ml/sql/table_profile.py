@@ -12,6 +12,7 @@ from pathlib import Path
 
 from apex_ml.sql.parquet import place_name, place_names
 from apex_ml.sql.quote import literal, literals
+from apex_ml.sql.written_times import too_fine, utc_time
 
 PROFILED = "profiled"
 DESCRIBE_TABLE = f"DESCRIBE {PROFILED}"
@@ -72,8 +73,14 @@ def decoded(column: str) -> str:
 
 
 def parsed(column: str, formats: Iterable[str]) -> str:
-    """SQL of a text as a timestamp; null where no format fits."""
-    return f"try_strptime(trim({column}), [{literals(formats)}])"
+    """SQL of a text as a timestamp, an instant in UTC; null where no format fits. Nanoseconds are left out."""
+    return utc_time(column, formats, cut=True)
+
+
+def count_nanoseconds(column: str, formats: Iterable[str]) -> str:
+    """One row: the times with nanoseconds, of texts by their formats, or of timestamps that have them."""
+    fine = too_fine(column, formats) if formats else f"epoch_ns({column}) % 1000 <> 0"
+    return f"SELECT count(*) FILTER ({fine or 'false'}) FROM {PROFILED}"
 
 
 def count_readable(column: str, readings: Iterable[str], sample: int = 0) -> str:

@@ -197,6 +197,7 @@ def test_a_near_name_is_suggested(tmp_path: Path, old: str, new: str, words: str
 ATTRIBUTE = "    role: attribute"
 DAY = "role: timestamp"
 TYPE = "type: string\n    role: attribute"
+TIMES = "type: timestamp\n    role: attribute\n    normalise: [{date_formats: ['%s']}]"
 LATE = [
     (ATTRIBUTE, f"{ATTRIBUTE}\n    checks: [{{rule: pattern, regex: 'a(?=b)b'}}]", "RE2 and Python read alike"),
     (ATTRIBUTE, f"{ATTRIBUTE}\n    checks: [{{rule: pattern, regex: 'a{{,3}}'}}]", "write {0,n} for {,n}"),
@@ -216,6 +217,36 @@ LATE = [
         TYPE,
         "type: date\n    role: attribute\n    normalise: [{date_formats: ['%d.%m.']}]",
         "has no year",
+    ),
+    (
+        TYPE,
+        TIMES % "%Y-%m-%dT%H:%M:%S+02:00" + "\n    timezone: UTC",
+        "has the offset +02:00 as plain text",
+    ),
+    (
+        TYPE,
+        TIMES % "%d/%m/%Y %H:%M -05",
+        "write %d/%m/%Y %H:%M %z",
+    ),
+    (
+        TYPE,
+        TIMES % "%Y-%m-%d%z %H:%M",
+        "which reads an offset from UTC at the end",
+    ),
+    (
+        TYPE,
+        TIMES % "%Y-%m-%dT%H:%M:%S%z",
+        "reads instants: add timezone: UTC, or another zone",
+    ),
+    (
+        TYPE,
+        TIMES % "%Y-%m-%dT%H:%M:%SZ" + "\n    timezone: Europe/Madrid",
+        "has Z as plain text, so that its times would be read on the clock of Europe/Madrid",
+    ),
+    (
+        TYPE,
+        "type: date\n    role: attribute\n    normalise: [microsecond_of_timestamp]",
+        "normalise microsecond_of_timestamp is for timestamps, the type is date: remove it",
     ),
     (
         TYPE,

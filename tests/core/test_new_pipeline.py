@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from apex_ml.adapters.duckdb.table_profile import profile_table
 from apex_ml.contract.model import Contract
 from apex_ml.contract.normalisation import DateFormats
 from apex_ml.contract.pipeline_file import parse_pipeline
-from apex_ml.contract.requests.values import parse_time
+from apex_ml.contract.requests.values import TimeReader
 from apex_ml.core.new_pipeline.choices import Choices, propose, refuse_roles, refuse_target
 from apex_ml.core.new_pipeline.ranges import rounded_out
 from apex_ml.core.table_profile.values import TableProfile
@@ -144,30 +145,58 @@ def test_the_last_row_counts_where_entities_hardly_repeat(settings: Settings, tm
 
 
 @pytest.mark.parametrize(
-    ("form", "zone"),
+    ("written", "form", "ahead"),
     [
-        ("%Y-%m-%dT%H:%M:%SZ", "UTC"),
-        ("%Y-%m-%d %H:%M:%S+00:00", "UTC"),
-        ("%Y-%m-%d %H:%M:%S.%f", None),
-        ("%Y-%m-%dT%H:%M:%S.%fZ", "UTC"),
-        ("%d/%m/%Y %H:%M", None),
-        ("%m/%d/%Y %I:%M %p", None),
-        ("%Y%m%d%H%M%S", None),
+        ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S%z", 0),
+        ("%Y-%m-%dT%H:%M:%S+02:00", "%Y-%m-%dT%H:%M:%S%z", 120),
+        ("%Y-%m-%dT%H:%M-0730", "%Y-%m-%dT%H:%M%z", -450),
+        ("%Y-%m-%d %H:%M:%S+00", "%Y-%m-%d %H:%M:%S%z", 0),
+        ("%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%d %H:%M:%S.%f", None),
+        ("%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%dT%H:%M:%S.%f%z", 0),
+        ("%Y-%m-%dT%H:%M:%S.%f+05:30", "%Y-%m-%dT%H:%M:%S.%f%z", 330),
+        ("%d/%m/%Y %H:%M", "%d/%m/%Y %H:%M", None),
+        ("%m/%d/%Y %I:%M %p", "%m/%d/%Y %I:%M %p", None),
+        ("%Y%m%d%H%M%S", "%Y%m%d%H%M%S", None),
     ],
 )
 def test_times_of_day_in_text_are_the_time_of_a_row(
-    settings: Settings, tmp_path: Path, form: str, zone: str | None
+    settings: Settings, tmp_path: Path, written: str, form: str, ahead: int | None
 ) -> None:
+    """`ahead` are the minutes that the clock of the texts is ahead of UTC; None for texts without an offset."""
     start = datetime(2024, 1, 1, 5, 30, 7, 250_000)
     times = [start + timedelta(hours=7 * n) for n in range(ROWS)]
-    profile = with_columns(settings, tmp_path, {"at": [f"{moment:{form}}" for moment in times]})
+    profile = with_columns(settings, tmp_path, {"at": [f"{moment:{written}}" for moment in times]})
     contract, _ = contract_of(profile, propose(profile, "show", "patient", "at"))
     column = contract.columns["at"]
+    zone = None if ahead is None else "UTC"
     assert (column.type, column.timezone, contract.features.calendar[-1]) == ("timestamp", zone, "hour")
     (step,) = column.normalise
     assert isinstance(step, DateFormats) and step.date_formats == (form,)
-    read = parse_time(column, f"{times[3]:{form}}")  # by a request
-    assert read is not None and f"{read:{form}}" == f"{times[3]:{form}}"
+    expected = datetime.strptime(f"{times[3]:{written}}", written)
+    if ahead is not None:
+        expected = (expected - timedelta(minutes=ahead)).replace(tzinfo=UTC)
+    assert TimeReader(column)(f"{times[3]:{written}}") == expected  # by a request
+
+
+@pytest.mark.parametrize("zone", [None, "Europe/Madrid"])
+def test_nanoseconds_are_left_out_by_a_step_that_is_proposed(
+    settings: Settings, tmp_path: Path, zone: str | None
+) -> None:
+    nanoseconds = [1_704_087_007_000_000_000 + n * (25_200 * 10**9 + 1) for n in range(ROWS)]
+    profile = with_columns(settings, tmp_path, {"at": pa.array(nanoseconds, pa.timestamp("ns", zone))})
+    (finding,) = [f for f in profile.findings if f.column == "at" and "nanoseconds" in f.text]
+    assert finding.severity == "warning" and "has nanoseconds in 399 rows" in finding.text
+    contract, text = contract_of(profile, propose(profile, "show", "patient", "at"))
+    assert contract.columns["at"].normalise == ("microsecond_of_timestamp",)
+    assert "nanoseconds of 399 rows are left out" in " ".join(text.replace("#", "").split())
+
+
+def test_texts_with_and_without_an_offset(settings: Settings, tmp_path: Path) -> None:
+    times = [f"2024-01-{1 + n % 28:02d}T10:00:0{n % 10}{'+02:00' if n % 2 else ''}" for n in range(ROWS)]
+    profile = with_columns(settings, tmp_path, {"at": times})
+    contract, text = contract_of(profile, propose(profile, "show", "patient", "at"))
+    assert contract.columns["at"].timezone == "UTC"
+    assert "texts without an offset are read on the clock of the timezone" in " ".join(text.replace("#", "").split())
 
 
 NAMES = tuple(f"{first}{second}" for first in "abcdefghij" for second in "klmnopqrst")

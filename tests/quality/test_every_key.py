@@ -403,6 +403,65 @@ CASES = {
         pa.array(["05/03/2024 12:30", "2024-03-05 12:30"]),
         [NOON, Bad("type: not timestamp")],
     ),
+    "times with offsets": Case(
+        ("Column.type=timestamp", "DateFormats.date_formats", "Column.timezone"),
+        column(
+            "timestamp",
+            timezone="Europe/Madrid",
+            normalise="[{date_formats: ['%Y-%m-%dT%H:%M:%S%z', '%Y-%m-%d %H:%M']}]",
+        ),
+        # in the night of 31 March the clock of Madrid skips 02:30, but not with an offset
+        pa.array(
+            [
+                "2024-03-05T13:30:00+02:00",
+                "2024-03-05T11:30:00Z",
+                "2024-03-05T04:00:00-0730",
+                "2024-03-05 12:30",
+                "2024-03-31 02:30",
+                "2024-03-05T11:30:00+02:60",
+                "2024-03-05T11:30:00+16",
+            ]
+        ),
+        [
+            *[datetime(2024, 3, 5, 11, 30, tzinfo=UTC)] * 4,
+            Bad("type: not timestamp; the clock of Europe/Madrid skips this time (daylight saving)"),
+            *[Bad("type: not timestamp")] * 2,
+        ],
+    ),
+    "days of instants as text": Case(
+        ("DateFormats.date_formats", "Column.timezone"),
+        column("date", timezone="Europe/Madrid", normalise="[{date_formats: ['%Y-%m-%dT%H:%M:%S%z']}]"),
+        pa.array(["2024-03-04T23:00:00Z", "2024-03-05T23:59:59+01:00", "2024-03-05T00:00:00"]),
+        [DAY, DAY, Bad("type: not date")],
+    ),
+    "nanoseconds": Case(
+        ("Column.type=timestamp",),
+        column("timestamp"),
+        pa.array([1_709_641_800_000_000_000, 1_709_641_800_000_000_001], pa.timestamp("ns")),
+        [NOON, Bad("type: not timestamp without loss; it has nanoseconds")],
+        request=["2024-03-05T12:30:00.000000000", "2024-03-05T12:30:00.000000001"],
+    ),
+    "microsecond_of_timestamp": Case(
+        ("Column.normalise=microsecond_of_timestamp",),
+        column("timestamp", normalise="[microsecond_of_timestamp]"),
+        pa.array([1_709_641_800_000_000_999, -1], pa.timestamp("ns")),
+        [NOON, datetime(1969, 12, 31, 23, 59, 59, 999_999)],
+        request=["2024-03-05T12:30:00.000000999", "1969-12-31 23:59:59.999999999"],
+    ),
+    "microsecond_of_timestamp of texts": Case(
+        ("Column.normalise=microsecond_of_timestamp", "DateFormats.date_formats"),
+        column(
+            "timestamp",
+            timezone="UTC",
+            normalise="[microsecond_of_timestamp, {date_formats: ['%Y-%m-%dT%H:%M:%S.%f%z']}]",
+        ),
+        pa.array(["2024-03-05T12:30:00.1234567Z", "2024-03-05T12:30:00.5Z", "2024-03-05T12:30:00.Z"]),
+        [
+            datetime(2024, 3, 5, 12, 30, 0, 123_456, tzinfo=UTC),
+            datetime(2024, 3, 5, 12, 30, 0, 500_000, tzinfo=UTC),
+            Bad("type: not timestamp"),
+        ],
+    ),
     "range of a timestamp": Case(
         ("RangeCheck.min", "RangeCheck.max"),
         column("timestamp", timezone="Europe/Madrid", checks="[{rule: range, min: 2024-01-01, max: 2024-12-31}]"),

@@ -70,6 +70,46 @@ def test_times_on_the_clock_of_a_zone(
     assert files == requests
 
 
+OFFSETS = st.sampled_from(
+    ("", "Z", "z", "+02:00", "-0730", "+14", "+15:59", "+16:00", "+02:60", "+2", " +02:00", "+02:00:30")
+)
+FRACTIONS = st.sampled_from(
+    ("", ".5", ".123456", ".1234560", ".1234567", ".123456789", ".000000001", ".", ".1234567891")
+)
+OFFSET_FORMATS = ("%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f")
+
+
+@SETTINGS
+@given(
+    times=st.lists(
+        st.tuples(st.datetimes(datetime(1975, 1, 1), datetime(2037, 12, 31)), FRACTIONS, OFFSETS),
+        min_size=1,
+        max_size=40,
+    ),
+    formats=st.lists(st.sampled_from(OFFSET_FORMATS), min_size=1, max_size=4, unique=True),
+    zone=st.sampled_from(ZONES),
+    cut=st.booleans(),
+    kind=st.sampled_from(("timestamp", "date")),
+)
+def test_times_as_text_with_offsets_and_fractions(
+    con: duckdb.DuckDBPyConnection,
+    times: list[tuple[datetime, str, str]],
+    formats: list[str],
+    zone: str,
+    cut: bool,
+    kind: str,
+) -> None:
+    steps: tuple[Any, ...] = ({"date_formats": tuple(formats)},)
+    steps += ("microsecond_of_timestamp",) if cut and kind == "timestamp" else ()
+    of = column(type=kind, timezone=zone, normalise=steps)
+    written = [f"{time:%Y-%m-%dT%H:%M:%S}{fraction}{offset}" for time, fraction, offset in times]
+    con.register("given", pa.table({"x": pa.array(written, pa.string())}))
+    sql = cast_sql(of, pa.string(), '"x"')
+    values = con.sql(f"SELECT {sql} AS x FROM given").to_arrow_table().column("x")
+    files = values.cast(pa.timestamp("us", "UTC") if kind == "timestamp" else pa.date32()).to_pylist()
+    assert files == [in_request(of, text) for text in written]
+
+
 @SETTINGS
 @given(
     numbers=st.lists(

@@ -15,7 +15,6 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.requests.derived import Computed
 from apex_ml.contract.requests.reader import RequestReader
 from apex_ml.sql.derived import OUTSIDE_YEARS, failed_rule, not_finite_rule, select_values
-from apex_ml.sql.normal_forms import lost_rule
 from apex_ml.sql.session import SHOW_INSTANTS_IN_UTC
 
 MAX_KNOWN = 20_000
@@ -68,14 +67,14 @@ class DerivedColumns:
         return self._con.execute(self._statement).fetchall()
 
     def _computed(
-        self, column: Column, value: Any, is_lost: bool | None, has_failed: bool, is_not_finite: bool
+        self, column: Column, value: Any, lost_by: str | None, has_failed: bool, is_not_finite: bool
     ) -> Computed:
         if has_failed:
             return Computed(None, failed_rule(column))
         if is_not_finite:
             return Computed(None, not_finite_rule(column))
-        if is_lost:
-            return Computed(None, lost_rule(column, self._types[column.name]))
+        if lost_by is not None:
+            return Computed(None, lost_by)
         if value is None or column.type not in ("date", "timestamp"):
             return Computed(value)
         try:

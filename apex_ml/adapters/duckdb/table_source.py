@@ -28,18 +28,21 @@ DATE_FORMATS = (
     *(
         "%Y-%m-%d %H:%M:%S",
         "%Y-%m-%dT%H:%M:%S",
-        "%Y-%m-%dT%H:%M:%SZ",
-        "%Y-%m-%d %H:%M:%S+00:00",
-        "%Y-%m-%dT%H:%M:%S+00:00",
+        "%Y-%m-%dT%H:%M:%S%z",
+        "%Y-%m-%d %H:%M:%S%z",
+        "%Y-%m-%d %H:%M:%S %z",
         "%d/%m/%Y %H:%M:%S",
         "%m/%d/%Y %H:%M:%S",
         "%Y-%m-%d %H:%M",
+        "%Y-%m-%dT%H:%M",
+        "%Y-%m-%dT%H:%M%z",
+        "%Y-%m-%d %H:%M%z",
         "%d/%m/%Y %H:%M",
         "%m/%d/%Y %H:%M",
         "%m/%d/%Y %I:%M %p",
         "%Y%m%d%H%M%S",
     ),
-    *(f"%Y-%m-%d{between}%H:%M:%S.%f{zone}" for between in (" ", "T") for zone in ("", "Z", "+00:00")),
+    *(f"%Y-%m-%d{between}%H:%M:%S.%f{zone}" for between in (" ", "T") for zone in ("", "%z")),
 )
 """Formats of dates that are recognised in texts; of two that fit all values the first is taken."""
 SAMPLED_ROWS = 2000
@@ -66,6 +69,8 @@ class TableColumn:
     kind: Kind
     formats: tuple[str, ...] = ()
     """Formats of its texts, which are read as timestamps."""
+    nanoseconds: int = 0
+    """Times that microseconds do not hold."""
     parts: DateParts | None = None
     """The columns of which it is the day, where the files do not hold it."""
 
@@ -181,7 +186,11 @@ def _read_columns(
                 read_as[nr] = sql.widened(column.sql)
             elif kind == "VARCHAR" and (formats := _date_formats(con, column.sql)):
                 read_as[nr] = sql.parsed(column.sql, formats)
-                column = TableColumn(name, place_name(nr), "timestamp", formats)
+                (fine,) = one_row(con, sql.count_nanoseconds(column.sql, formats))
+                column = TableColumn(name, place_name(nr), "timestamp", formats, fine)
+            elif kind in ("TIMESTAMP_NS", "TIMESTAMPTZ_NS"):
+                (fine,) = one_row(con, sql.count_nanoseconds(column.sql, ()))
+                column = TableColumn(name, place_name(nr), "timestamp", nanoseconds=fine)
             columns.append(column)
         if read_as:
             con.execute(sql.create_table_view(views, read_as))

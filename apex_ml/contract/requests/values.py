@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from apex_ml.contract.columns import Column
 from apex_ml.contract.conditions import NOT_NULL, IsNull, column_rules
 from apex_ml.contract.normalisation import DateFormats, readable_format, text_steps
 from apex_ml.contract.predicates import predicate
+from apex_ml.contract.written_times import CUT_REMEDY, SKIPPED_REMEDY, TOO_FINE, read_time, skipped_rule
 from apex_ml.wording import counted, did_you_mean
 
 ISO_DATE = "%Y-%m-%d"
@@ -43,53 +44,85 @@ def date_formats(column: Column) -> tuple[str, ...]:
     return tuple(formats) or (ISO_DATE,)
 
 
-def parse_day(formats: Sequence[str], text: str) -> date | None:
-    """A day by the first format that reads it; None when none does."""
-    moment = _by_formats(formats, text.strip(" "))
+def parse_day(column: Column, text: str) -> date | None:
+    """A day by the first format that reads it, an instant on the clock of the column; None when none does."""
+    moment = read_time(date_formats(column), text)
+    if moment is not None and moment.tzinfo is not None:
+        moment = _on_clock(moment, column.timezone or "UTC")
     return None if moment is None else moment.date()
 
 
-def _by_formats(formats: Sequence[str], text: str) -> datetime | None:
-    if text.isascii():
-        for form in formats:
-            try:
-                return datetime.strptime(text, form)
-            except ValueError:
-                continue
-    return None
+def _on_clock(instant: datetime, zone: str) -> datetime | None:
+    try:
+        return instant.astimezone(ZoneInfo(zone))
+    except OverflowError:  # at an end of the calendar
+        return None
 
 
 def written_time(column: Column) -> str:
     """How a request writes a timestamp, for people."""
+    if any(isinstance(step, DateFormats) for step in column.normalise):
+        return " or ".join(map(readable_format, date_formats(column)))
     if column.timezone is None:
         return "YYYY-MM-DDThh:mm:ss, without a time zone"
     return f"YYYY-MM-DDThh:mm:ss with an offset, as +02:00 or Z, or without one on the clock of {column.timezone}"
 
 
-_ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.]\d{1,6}0*)?)?(Z|[+-]\d\d:\d\d)?)?")
+_ISO_TIME = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(:\d\d(?:[.]\d+)?)?(Z|[+-]\d\d:\d\d)?)?")
 
 
-def parse_time(column: Column, text: str) -> datetime | None:
-    """A time, by `date_formats` or ISO 8601; with the zone of the column if it has one; None when it is no such time.
+class TimeReader:
+    """Reads texts as times of a timestamp column, by `date_formats` or ISO 8601, and says why one is none.
 
-    A time that the clock of the zone skips is none, and one that it shows twice is the later one.
+    With a zone of the column a time is an instant. One that its clock skips is none, and one that it shows twice is the
+    later one.
     """
-    moment: datetime | None = None
-    text = text.strip(" ")
-    if any(isinstance(step, DateFormats) for step in column.normalise):
-        moment = _by_formats(date_formats(column), text)
-    elif text.isascii() and _ISO_TIME.fullmatch(text):
+
+    def __init__(self, column: Column) -> None:
+        self._formats = tuple(
+            f for step in column.normalise if isinstance(step, DateFormats) for f in step.date_formats
+        )
+        self._is_cut = "microsecond_of_timestamp" in column.normalise
+        self._zone = column.timezone
+
+    def __call__(self, text: str) -> datetime | None:
+        """The time; None where the text is none."""
+        moment = self._read(text, cut=self._is_cut)
+        return None if moment is None else self._settled(moment)
+
+    def rule(self, text: str) -> str:
+        """The rule that a text breaks which is no time."""
+        moment = self._read(text, cut=self._is_cut)
+        if moment is None and self._read(text, cut=True) is not None:
+            return TOO_FINE
+        if moment is not None and moment.tzinfo is None and self._zone is not None and self._settled(moment) is None:
+            return skipped_rule(self._zone)
+        return "type: not timestamp"
+
+    def _read(self, text: str, *, cut: bool) -> datetime | None:
+        if self._formats:
+            return read_time(self._formats, text, cut=cut)
+        text = text.strip(" ")
+        if not (text.isascii() and (match := _ISO_TIME.fullmatch(text))):
+            return None
+        day, minute, seconds, offset = match.groups("")
+        if not cut and seconds[10:].strip("0"):
+            return None
         try:
-            moment = datetime.fromisoformat(text)
+            return datetime.fromisoformat(f"{day}T{minute or '00:00'}{seconds[:10]}{offset}")
         except ValueError:
             return None
-    if moment is None or column.timezone is None:
-        return None if moment is None or moment.tzinfo is not None else moment
-    zone = ZoneInfo(column.timezone)
-    if moment.tzinfo is not None:
-        return moment.astimezone(UTC)
-    instant = moment.replace(tzinfo=zone, fold=1).astimezone(UTC)
-    return instant if instant.astimezone(zone).replace(tzinfo=None) == moment else None
+
+    def _settled(self, moment: datetime) -> datetime | None:
+        """The value of the column: an instant in UTC when it has a zone."""
+        if self._zone is None:
+            return moment if moment.tzinfo is None else None
+        if moment.tzinfo is not None:
+            return _on_clock(moment, "UTC")
+        zone = ZoneInfo(self._zone)
+        instant = _on_clock(moment.replace(tzinfo=zone, fold=1), "UTC")
+        shown = None if instant is None else _on_clock(instant, self._zone)
+        return instant if shown is not None and shown.replace(tzinfo=None) == moment else None
 
 
 def parse_decimal(column: Column, value: float | str) -> Decimal | None:
@@ -125,7 +158,6 @@ class ValueReader:
     def __init__(self, column: Column) -> None:
         self._column = column
         self._steps = tuple(text_steps(column.normalise))
-        self._formats = date_formats(column)
         self._parse = self._parser()
         self._nullable = column.nullable.score
         rules = [rule for rule in column_rules(column, "score") if not isinstance(rule.broken, IsNull)]
@@ -134,12 +166,12 @@ class ValueReader:
         # repeated values are read once; values of entities are too many to cache
         self._known = None if column.role == "entity" else _Known(self)
 
-    def _parser(self) -> Callable[[Any], Any] | None:
+    def _parser(self) -> TimeReader | Callable[[Any], Any] | None:
         """Reads a value of JSON as one of the column's type; None when it is one already."""
         if self._column.type == "date":
-            return partial(parse_day, self._formats)
+            return partial(parse_day, self._column)
         if self._column.type == "timestamp":
-            return partial(parse_time, self._column)
+            return TimeReader(self._column)
         return partial(parse_decimal, self._column) if self._column.type == "decimal" else None
 
     def values(self, written: Sequence[Any]) -> tuple[list[Any], list[tuple[int, Cell]]]:
@@ -175,8 +207,12 @@ class ValueReader:
                 for step in self._steps:
                     if (value := step(value)) is None:
                         break
-            elif (parse := self._parse) is not None and (value := parse(value)) is None:
-                return Cell(None, f"type: not {self._column.type}")
+            elif (parse := self._parse) is not None:
+                written, value = value, parse(value)
+                if value is None:
+                    return Cell(
+                        None, parse.rule(written) if isinstance(parse, TimeReader) else f"type: not {self._column.type}"
+                    )
         if value is None:
             return Cell(None) if self._nullable else Cell(None, NOT_NULL)
         errors: list[str] = []
@@ -200,10 +236,19 @@ class ValueReader:
             return "send a value that matches the pattern as a whole"
         if rule.startswith("range"):
             return "send a value in this range"
-        if column.type == "date":
-            return f"write it as {' or '.join(map(readable_format, self._formats))}, in quotes"
-        if column.type == "timestamp":
-            return f"write it as {written_time(column)}, in quotes"
+        return self._time_remedy(rule) if column.type in ("date", "timestamp") else self._type_remedy()
+
+    def _time_remedy(self, rule: str) -> str:
+        column = self._column
+        if rule == TOO_FINE:
+            return f"write at most six digits of a second, or {CUT_REMEDY}"
+        if column.timezone is not None and rule == skipped_rule(column.timezone):
+            return SKIPPED_REMEDY
+        written = " or ".join(map(readable_format, date_formats(column)))
+        return f"write it as {written if column.type == 'date' else written_time(column)}, in quotes"
+
+    def _type_remedy(self) -> str:
+        column = self._column
         if column.type == "boolean":
             return "write true or false, without quotes"
         if column.type == "decimal":

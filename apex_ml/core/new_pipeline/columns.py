@@ -9,6 +9,7 @@ from zoneinfo import available_timezones
 
 from apex_ml.contract.normalisation import upper
 from apex_ml.contract.roles import Role
+from apex_ml.contract.written_times import has_offset
 from apex_ml.core.new_pipeline.ranges import date_checks, number_checks
 from apex_ml.core.table_profile.values import ColumnProfile
 from apex_ml.text import trimmed
@@ -112,13 +113,23 @@ def plan_timestamp(column: ColumnProfile) -> ColumnPlan:
         return ColumnPlan(column.name, "timestamp", body, notes=("no column of the data: it is computed in each row",))
     body["normalise"] = [*_date_formats(column)]
     notes: tuple[str, ...] = ()
+    if zone := _zone(column):
+        body["timezone"] = zone
     if has_times_of_day(column):
         body["type"] = "timestamp"
-        if zone := _zone(column):
-            body["timezone"] = zone
         notes = ("it has times of day: what was before a row is counted to the instant, less the lag below",)
+        if column.times is not None and column.times.nanoseconds:
+            body["normalise"].append("microsecond_of_timestamp")
+            notes += (f"nanoseconds of {column.times.nanoseconds:,} rows are left out",)
     elif column.kind == "timestamp":
         body["normalise"].append("day_of_timestamp")
+        if not column.formats:
+            body.pop("timezone", None)  # the file names it
+    with_offset = [has_offset(form) for form in column.formats]
+    if any(with_offset):
+        notes += ("its texts have an offset from UTC, so that they are instants",)
+    if any(with_offset) and not all(with_offset):
+        notes += ("texts without an offset are read on the clock of the timezone",)
     if not body["normalise"]:
         del body["normalise"]
     body["checks"] = date_checks(column)
@@ -134,7 +145,7 @@ def has_times_of_day(column: ColumnProfile) -> bool:
 def _zone(column: ColumnProfile) -> str | None:
     """The time zone of a column of instants; None for times on a clock without a zone."""
     if column.formats:
-        return "UTC" if all(form.endswith(("Z", "+00:00")) for form in column.formats) else None
+        return "UTC" if any(map(has_offset, column.formats)) else None
     if "tz=" not in column.stored:
         return None
     name = column.stored.partition("tz=")[2].rstrip("]")

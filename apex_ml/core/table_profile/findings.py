@@ -216,6 +216,13 @@ def _of_times(column: ColumnProfile) -> Iterator[Finding]:
         return
     if times.not_finite:
         yield Finding("warning", column.name, f"has infinite dates in {counted(times.not_finite, 'row')}")
+    if times.nanoseconds:
+        yield Finding(
+            "warning",
+            column.name,
+            f"has nanoseconds in {counted(times.nanoseconds, 'row')}, and a timestamp of Apex has microseconds: the"
+            " normalise step microsecond_of_timestamp leaves them out; without it such rows are quarantined",
+        )
     early, late = times.quantiles[0] - times.first, times.last - times.quantiles[Q99]
     usual = times.quantiles[Q99] - times.quantiles[0]
     for end, distance in ((times.first, early), (times.last, late)):

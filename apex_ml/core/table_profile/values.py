@@ -64,6 +64,8 @@ class TimeSummary:
     """Values that are not midnight."""
     not_finite: int
     quantiles: tuple[datetime, ...]
+    nanoseconds: int = 0
+    """Values that microseconds do not hold."""
 
 
 @dataclass(frozen=True)
