@@ -106,8 +106,8 @@ def unpause(dag: str) -> None:
 @click.option(
     "--check",
     is_flag=True,
-    help="Exit with 20 when a service, DAG or pool is unhealthy, the inbox is missing, the champion cannot score, a"
-    " drop failed or a deadline passed; for cron.",
+    help="Exit with 20 when a service, DAG or pool is unhealthy, the inbox is missing, the champion cannot score or is"
+    " not what the online service answers with, a drop failed or a deadline passed; for cron.",
 )
 @click.pass_context
 def status(ctx: click.Context, check: bool) -> None:

@@ -30,6 +30,7 @@ from apex_ml.platform.job_drop import JobDrop, check_drop, generated_drop, held_
 from apex_ml.platform.raw_data import has_generated_raw, raw_folder, sample_raw
 from apex_ml.platform.reports import job
 from apex_ml.platform.reports.task_board import TaskBoard
+from apex_ml.platform.served_model import former_model
 from apex_ml.services.json_record import JsonRecord
 from apex_ml.services.results import ValidateResult
 from apex_ml.settings import Settings
@@ -159,6 +160,8 @@ def retrain(settings: Settings, *, force: bool = False, split: str | None = None
             console.print("There is no champion yet.")
         else:
             job.print_champion(console, pipeline, champion)
+            if (former := former_model(settings, pipeline, champion.version)) is not None:
+                console.print(former, markup=False)
 
     return _exit_code_of(work, settings, console)
 

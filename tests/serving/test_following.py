@@ -21,6 +21,7 @@ import pytest
 from apex_ml.adapters.mlflow.registry import CHAMPION, Registry
 from apex_ml.contract.model import Contract
 from apex_ml.pipelines import load_pipeline
+from apex_ml.platform.served_model import former_model
 from apex_ml.serving.client import Target
 from apex_ml.serving.loadtest import Plan, ask
 from apex_ml.serving.loadtest_results import LoadtestResults
@@ -119,6 +120,12 @@ def test_a_version_that_cannot_be_loaded_keeps_the_old_one(nights: Any, asked: L
         problem = f"version {foreign} cannot be loaded; see the log; continuing with version {first}"
         service.ready(ready=True, model_version=first, problems=[problem], seconds=20)
         assert "was not registered by Apex" in service.log.read_text()
+        # as `apex status` and `apex retrain` report it
+        own = service.apex.settings
+        assert former_model(own, load_pipeline(own), first) is None
+        assert f"still answers with version {first}, and the champion is version {foreign} ({problem})" in str(
+            former_model(own, load_pipeline(own), foreign)
+        )
         Registry(apex.settings, load_pipeline(apex.settings).model_name).set_alias(CHAMPION, nights.versions["two"])
         service.ready(ready=True, model_version=nights.versions["two"], problems=[], seconds=20)
 

@@ -27,6 +27,7 @@ from apex_ml.platform.reports import job
 from apex_ml.platform.reports.attention import show_airflow, show_alerts, show_dags, show_late
 from apex_ml.platform.reports.service_table import show_services
 from apex_ml.platform.reports.times import duration_text, moment_text
+from apex_ml.platform.served_model import former_model
 from apex_ml.services.contract_plan import why_champion_cannot_score
 from apex_ml.settings import Settings
 from apex_ml.text import one_line, visible
@@ -37,8 +38,8 @@ SHOWN = 5
 def show(settings: Settings, console: Console, only: str | None = None) -> bool:
     """Print the services, then a section for each pipeline or for `only` one; return whether all is well.
 
-    All is well when every service, DAG and pool is, no champion is one that cannot score, no drop failed, nothing is
-    late, and all of this could be checked.
+    All is well when every service, DAG and pool is, no champion is one that cannot score, the online service answers
+    with each, no drop failed, nothing is late, and all of this could be checked.
     For each part that needs a stopped service there is one line. Raises :class:`~apex_ml.errors.ConfigError` when there
     is no pipeline of the name `only`.
     """
@@ -90,6 +91,7 @@ def _show_pipeline(settings: Settings, console: Console) -> bool:
         "DAGs": show_dags,
         "alerts": show_alerts,
         "champion": _champion,
+        "online service": _online,
         "drops waiting": _waiting,
         "last retrain runs": _retrain_runs,
         "last scoring runs": _scoring_runs,
@@ -137,6 +139,14 @@ def _champion(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
             soft_wrap=True,
         )
     return not reasons
+
+
+def _online(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
+    current = job.champion(settings, pipeline)
+    why = former_model(settings, pipeline, current.version) if current is not None else None
+    if why is not None:
+        console.print(why, markup=False, soft_wrap=True)
+    return why is None
 
 
 def _waiting(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
