@@ -168,9 +168,11 @@ def _feature_differences(before: ContractIdentity, now: ContractIdentity, contra
             yield f"the feature {name} is gone"
     if before.features.grain != now.features.grain:
         yield f"features.grain is {now.features.grain} and was {before.features.grain}"
-    if before.features.history_lag_days != now.features.history_lag_days:
-        lags = now.features.history_lag_days, before.features.history_lag_days
-        yield f"features.history_lag_days is {lags[0]} and was {lags[1]}"
+    for key in ("history_lag_days", "history_lag_hours"):
+        lag, former = getattr(now.features, key), getattr(before.features, key)
+        if lag != former:
+            texts = ["none" if value is None else value for value in (lag, former)]
+            yield f"features.{key} is {texts[0]} and was {texts[1]}"
 
 
 def _definitions(contract: Contract) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from apex_ml.contract.batch import BatchRule, FreshnessRule, FutureDateOutlierRule
 from apex_ml.contract.columns import Column
 from apex_ml.contract.expressions import MAX_FAULTS, shown_expression, unknown_name
+from apex_ml.contract.history_lag import lag_faults
 from apex_ml.contract.part import Place
 from apex_ml.contract.recipes.interface import Recipe
 from apex_ml.contract.roles import ROLES_OF_A_DROP, Role
@@ -47,6 +48,8 @@ class Parts:
     match: Any = "exact"
     grain: Any = None
     days_since: Sequence[Any] = ()
+    lag: tuple[Any, Any] = (0, None)
+    """In days and in hours."""
     incomplete: frozenset[int] = frozenset()
     """Recipes of which a key cannot be read: what they would make is not known."""
 
@@ -56,6 +59,7 @@ class Parts:
         yield from self._expression_faults()
         yield from self._rule_faults()
         yield from self._attribute_faults()
+        yield from lag_faults(*self.lag, self._when())
         yield from self._recipe_faults()
         yield from self._batch_faults()
         yield from self._absent_role_faults()

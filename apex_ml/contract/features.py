@@ -17,6 +17,13 @@ class Features(ContractPart):
 
     grain: Literal["last_row_per_entity", "every_row"]
     history_lag_days: int = Field(0, ge=0)
+    history_lag_hours: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=lambda hours: hours is None,
+        description="Lag in hours, where rows have a time of day, instead of `history_lag_days`: a row counts for those"
+        " that come later than this after it.",
+    )
     attributes: tuple[str, ...] = ()
     days_since: tuple[str, ...] = Field(
         (),
@@ -28,3 +35,10 @@ class Features(ContractPart):
     suspicious_gain: float = Field(
         0.5, gt=0, le=1, description="A feature that alone removes this share of the class prior's log loss is a leak."
     )
+
+    @property
+    def lag_text(self) -> str:
+        """The key of the lag with its value."""
+        if self.history_lag_hours is not None:
+            return f"history_lag_hours: {self.history_lag_hours}"
+        return f"history_lag_days: {self.history_lag_days}"

@@ -33,7 +33,8 @@ from apex_ml.contract.salvage import cause_of, hidden_contradictions, with_name,
 from apex_ml.contract.split import Split
 from apex_ml.json_text import json_text
 
-MICROSECONDS_A_DAY = 86_400_000_000
+MICROSECONDS_AN_HOUR = 3_600_000_000
+MICROSECONDS_A_DAY = 24 * MICROSECONDS_AN_HOUR
 
 
 class Contract(Wording):
@@ -97,6 +98,7 @@ class Contract(Wording):
             self.match,
             self.features.grain,
             self.features.days_since,
+            (self.features.history_lag_days, self.features.history_lag_hours),
         )
         faults = list(parts.contradictions())
         places = [place for place, _ in faults]
@@ -140,6 +142,13 @@ class Contract(Wording):
     def times_a_day(self) -> int:
         """Units of time of a day: 1 where rows are dated, microseconds where they have a time of day."""
         return MICROSECONDS_A_DAY if self.has_instants else 1
+
+    @property
+    def history_lag(self) -> int:
+        """How long before a row the rows end that count for it, in the units of :attr:`times_a_day`."""
+        if (hours := self.features.history_lag_hours) is not None:
+            return hours * MICROSECONDS_AN_HOUR
+        return self.features.history_lag_days * self.times_a_day
 
     def first_time(self, when: date) -> date:
         """A day as the timestamp column has it: where rows have a time of day, its first instant; a time unchanged."""

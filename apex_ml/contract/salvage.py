@@ -103,6 +103,7 @@ def salvaged_parts(data: Mapping[str, Any]) -> Parts:
         data.get("match"),
         below("features", "grain"),
         items("features", "days_since"),
+        (below("features", "history_lag_days"), below("features", "history_lag_hours")),
         frozenset(nr for nr, recipe, removed in recipes if removed & {"by", "window", *_fields(recipe)}),
     )
 

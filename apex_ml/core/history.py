@@ -111,7 +111,7 @@ class Replay:
         self._firsts, self._ends = bounds[:-1], bounds[1:]
         self._numbers = np.repeat(np.arange(len(self._firsts)), self._ends - self._firsts)
         self._timeline = Timeline(self._numbers, self._times)
-        self._lag = contract.features.history_lag_days * contract.times_a_day
+        self._lag = contract.history_lag
         self._columns = state_columns(contract, by)
         self._aggregates: dict[Aggregate, RangeAggregate] = {
             aggregate: self._aggregate(aggregate)
@@ -229,8 +229,8 @@ class Replay:
     def snapshot(self, since: int) -> pa.Table:
         """The states of every entity that rows from one time on have.
 
-        With `history_lag_days` the rows of the last days before `since` count for later rows only. So an entity has one
-        state for rows from then on, and one more for each time in those days with rows; `SINCE` is the time from which
+        With a lag the newest rows before `since` count for later rows only. So an entity has one state for rows from
+        then on, and one more for each time within the lag with rows; `SINCE` is the time from which
         on rows have it, and they have the latest of them.
 
         A window moves on with the time of the row that is scored. For each time of which a later row's window may be

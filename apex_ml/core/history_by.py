@@ -53,7 +53,7 @@ class StatesBy:
         plain = [column for column in self._columns if column.scope.window is None]
         lists = [column for column in self._columns if column.scope.window is not None]
         of_time = self._contract.time_type
-        since = [pa.field(SINCE, of_time)] if self._contract.features.history_lag_days else []
+        since = [pa.field(SINCE, of_time)] if self._contract.history_lag else []
         fields = [*keys, *since, *(pa.field(c.name, state_type(self._contract, c)) for c in plain)]
         if longest_window(self._columns):
             fields.append(pa.field(WINDOW_DAYS, pa.list_(of_time)))

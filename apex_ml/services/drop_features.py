@@ -33,7 +33,7 @@ def features_query(con: engine.StrictConnection, scorer: Scorer, accepted: str, 
         (early,) = engine.one_row(con, count_rows(EARLY))
         asked = not_early(contract, query, scorer.since) if early else f"({query})"
         # a snapshot of an earlier edition has one state per entity, also with a lag
-        has_since = contract.features.history_lag_days > 0 and SINCE in pq.read_schema(scorer.snapshot).names
+        has_since = contract.history_lag > 0 and SINCE in pq.read_schema(scorer.snapshot).names
         query = join_snapshot(contract, asked, scorer.snapshot, needed, has_since)
         if early:
             if not engine.has(con, ROWS):

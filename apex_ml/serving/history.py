@@ -73,7 +73,7 @@ class History:
         self, contract: Contract, snapshot: Path, sha256: str, as_of: date, since: date, columns: Sequence[StateColumn]
     ) -> None:
         self.sha256, self.as_of, self.since, self.columns = sha256, as_of, since, tuple(columns)
-        self.lag = contract.features.history_lag_days
+        self.lag = contract.history_lag
         self._of_entities = KeyedStates(contract, snapshot, (), columns)
         others = dict.fromkeys(column.scope.by for column in columns if column.scope.by)
         self._others = [KeyedStates(contract, snapshot, by, columns) for by in others]
@@ -84,8 +84,7 @@ class History:
 
     def is_of(self, contract: Contract, sha256: str, columns: Sequence[StateColumn]) -> bool:
         """Whether it has these columns of a snapshot, under the lag of a contract."""
-        lag = contract.features.history_lag_days
-        return (self.sha256, self.columns, self.lag) == (sha256, tuple(columns), lag)
+        return (self.sha256, self.columns, self.lag) == (sha256, tuple(columns), contract.history_lag)
 
     def places(self, entities: Sequence[str]) -> np.ndarray:
         """The place of each entity's state, -1 without history, shape (n,)."""
@@ -170,7 +169,7 @@ class Windows:
     def __init__(self, contract: Contract, table: pa.Table, columns: Sequence[StateColumn]) -> None:
         lists = table.column(WINDOW_DAYS).combine_chunks()
         lengths = pc.list_value_length(lists).to_numpy()
-        self._lag, self._a_day = contract.features.history_lag_days, contract.times_a_day
+        self._lag, self._a_day = contract.history_lag, contract.times_a_day
         self._ends = np.append(np.cumsum(lengths), 0)  # at place -1, without history
         self._timeline = Timeline(np.repeat(np.arange(len(lengths)), lengths), integer_times(lists.flatten()))
         # behind the last time there is no row, which `finish` reads as zero
@@ -181,6 +180,6 @@ class Windows:
 
     def values(self, column: StateColumn, places: np.ndarray, times: np.ndarray) -> pa.Array:
         """A column at these places, for rows of these times."""
-        since = times - (self._lag + (column.scope.window or 0)) * self._a_day
+        since = times - self._lag - (column.scope.window or 0) * self._a_day
         first = self._timeline.first_from(places, since)
         return pa.array(self._states[column.name][np.where(first < self._ends[places], first, -1)])

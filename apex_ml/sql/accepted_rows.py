@@ -11,7 +11,7 @@ from apex_ml.contract.names import POSITION
 from apex_ml.sql.history import select_alike, select_compact, select_keys, select_sorted_by
 from apex_ml.sql.parquet import scan_parquet_files
 from apex_ml.sql.quote import identifier, identifiers, literal
-from apex_ml.sql.row_time import day_sql
+from apex_ml.sql.row_time import day_sql, time_sql
 from apex_ml.sql.session import create_temp_table, replace_temp_table
 
 PLACED = "placed_rows"
@@ -138,6 +138,7 @@ def select_days(contract: Contract, files: Sequence[Path]) -> str:
     return f"SELECT min({day}), max({day}) FROM {scan_parquet_files(files)}"
 
 
-def select_newest_time(contract: Contract, files: Sequence[Path]) -> str:
-    """The time of the newest row, in microseconds since 1970-01-01 UTC."""
-    return f"SELECT max(epoch_us({identifier(contract.timestamp)})) FROM {scan_parquet_files(files)}"
+def select_time_span(contract: Contract, files: Sequence[Path]) -> str:
+    """The times of the first and of the newest row since 1970-01-01 UTC: days of a date, else microseconds."""
+    time = time_sql(contract, "r")
+    return f"SELECT min({time}), max({time}) FROM {scan_parquet_files(files)} AS r"

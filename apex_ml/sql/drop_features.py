@@ -11,7 +11,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import SINCE, WINDOW_DAYS, snapshot_by
 from apex_ml.sql.parquet import scan_parquet
 from apex_ml.sql.quote import identifier, identifiers, literal
-from apex_ml.sql.row_time import days_before
+from apex_ml.sql.row_time import time_before
 from apex_ml.sql.rows import ROWS, select_with_state
 from apex_ml.sql.session import replace_temp_table
 
@@ -59,8 +59,8 @@ def _snapshot_value(contract: Contract, column: StateColumn, source: str) -> str
     name = f"{source}.{identifier(column.name)}"
     if column.scope.window is None:
         return name
-    days = contract.features.history_lag_days + column.scope.window
-    before = days_before(contract, f"a.{identifier(contract.timestamp)}", days)
+    length = contract.history_lag + column.scope.window * contract.times_a_day
+    before = time_before(contract, f"a.{identifier(contract.timestamp)}", length)
     # the first day of the window's rows; behind the last one there is no value
     days_ago = f"len(list_filter({source}.{WINDOW_DAYS}, lambda day: day < {before}))"
     return f"{name}[{days_ago} + 1] AS {identifier(column.name)}"

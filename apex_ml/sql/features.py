@@ -24,7 +24,7 @@ from apex_ml.contract.history_state import (
 from apex_ml.contract.model import Contract
 from apex_ml.sql.file_types import level_sql
 from apex_ml.sql.quote import identifier, identifiers, literal
-from apex_ml.sql.row_time import day_number_sql, days_before, time_sql
+from apex_ml.sql.row_time import day_number_sql, time_before, time_sql
 
 
 def exact_sql(contract: Contract, measure: str, relation: str) -> str:
@@ -72,7 +72,8 @@ def aggregate_sql(contract: Contract, column: StateColumn, before: str) -> str:
         time_sql(contract, "h"),
     )
     window = column.scope.window
-    recent = [f"{when} >= {days_before(contract, before, window)}"] if window else []
+    since = time_before(contract, before, (window or 0) * contract.times_a_day)
+    recent = [f"{when} >= {since}"] if window else []
     within = only(recent)
 
     def total(value: str) -> str:
@@ -114,12 +115,11 @@ def last_target_sql(contract: Contract, time: str, place: str) -> str:
 def select_state(contract: Contract, asked: str, rows: str) -> str:
     """SQL: the state of each (entity, timestamp) of the relation `asked`, from the relation `rows`.
 
-    Only rows dated strictly before the asked date less `history_lag_days` count. An entity without any has zero
+    Only rows dated strictly before the asked time less the lag count. An entity without any has zero
     counts and null dates.
     """
     entity, when = identifier(contract.entity), identifier(contract.timestamp)
-    lag = contract.features.history_lag_days
-    before = days_before(contract, f"a.{when}", lag)
+    before = time_before(contract, f"a.{when}", contract.history_lag)
     select = ", ".join(
         f"{aggregate_sql(contract, column, before)} AS {identifier(column.name)}" for column in state_columns(contract)
     )

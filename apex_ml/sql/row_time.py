@@ -23,11 +23,11 @@ def day_number_sql(contract: Contract, relation: str) -> str:
     return f"(({time} - {within}) // {MICROSECONDS_A_DAY})"
 
 
-def days_before(contract: Contract, when: str, days: int) -> str:
-    """DuckDB SQL: a time of a row, less a number of days of 24 hours."""
-    if not days:
+def time_before(contract: Contract, when: str, units: int) -> str:
+    """DuckDB SQL: a time of a row, less units of time: days of a date, else microseconds."""
+    if not units:
         return when
-    return f"{when} - to_hours({days * 24})" if contract.has_instants else f"{when} - {days}"
+    return f"{when} - to_microseconds({units})" if contract.has_instants else f"{when} - {units}"
 
 
 def day_sql(contract: Contract, relation: str = "") -> str:

@@ -36,7 +36,7 @@ from apex_ml.errors import DataError
 from apex_ml.services.results import EltResult, ValidateResult
 from apex_ml.services.run_folder import StepContext, run_step, step_manifest
 from apex_ml.services.run_layout import ACCEPTED, EXAMPLES, SNAPSHOT
-from apex_ml.sql.accepted_rows import select_delivered_once, select_newest_time
+from apex_ml.sql.accepted_rows import select_delivered_once, select_time_span
 from apex_ml.sql.plain_examples import select_sorted_examples
 
 logger = logging.getLogger(__name__)
@@ -110,10 +110,25 @@ def _write_with_history(
 
     with ParquetSink(folder / EXAMPLES) as examples, ParquetSink(folder / SNAPSHOT) as snapshot:
         accepted = SortedRows(con, contract, files)
+        _warn_of_lag(con, contract, files)
         since = _snapshot_time(con, contract, files, as_of)
         for table in make_examples(accepted, context.settings.threads, since, write_snapshot, write_by):
             examples.write(table)
     return Written(accepted.rows, accepted.repeated, examples.rows, entities, time_from(contract, since))
+
+
+def _warn_of_lag(con: duckdb.DuckDBPyConnection, contract: Contract, files: Sequence[Path]) -> None:
+    """Log a warning when the lag leaves no row a history."""
+    if not (contract.history_lag and contract.features.history):
+        return
+    first, newest = engine.one_row(con, select_time_span(contract, files))
+    if first is not None and newest - contract.history_lag <= first:
+        logger.warning(
+            "no row has a history: features.%s is longer than the time from the first row, of %s, to the newest, of %s:"
+            " shorten it, or remove features.history",
+            contract.features.lag_text,
+            *(time_from(contract, time) for time in (first, newest)),
+        )
 
 
 def _snapshot_time(con: duckdb.DuckDBPyConnection, contract: Contract, files: Sequence[Path], as_of: date) -> int:
@@ -121,7 +136,7 @@ def _snapshot_time(con: duckdb.DuckDBPyConnection, contract: Contract, files: Se
     since = time_value(contract, as_of)
     if not contract.has_instants:
         return since
-    (newest,) = engine.one_row(con, select_newest_time(contract, files))
+    _, newest = engine.one_row(con, select_time_span(contract, files))
     return since if newest is None else min(since, newest + 1)
 
 

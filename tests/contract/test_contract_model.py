@@ -255,6 +255,13 @@ CONTRADICTIONS = [
         "greater than or equal to 0",
     ),
     (
+        "history_lag_days: 0",
+        "history_lag_days: 10000",
+        "history_lag_days: 10000",
+        "features.history_lag_days",
+        "with a lag of 10,000 days rows have no history: write at most 3,650 (10 years)",
+    ),
+    (
         "{train: 0.6, validation",
         "{train: 0.7, validation",
         "fractions: {train: 0.7",

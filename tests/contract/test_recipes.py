@@ -238,6 +238,18 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones(tmp_path: Path) -> Non
     ("when", "features", "message"),
     [
         ("type: date", "calendar: [hour]", "calendar.0: day is of type date, which has no hour"),
+        ("type: date", "history_lag_hours: 6", "history_lag_hours: day is a date, which has no hours: write history_l"),
+        (
+            "type: timestamp",
+            "history_lag_days: 1, history_lag_hours: 6",
+            "history_lag_hours: there is a lag in days too: remove history_lag_days or this one",
+        ),
+        (
+            "type: timestamp",
+            "history_lag_hours: 87601",
+            "history_lag_hours: with a lag of 87,601 hours rows have no history: write at most 87,600",
+        ),
+        ("type: date", "history_lag_hours: 0", "history_lag_hours: must be greater than or equal to 1"),
         ("type: timestamp", "days_since: [at]", "days_since.0: at is an instant, and the time of a row is none"),
         ("type: string", "calendar: []", "the timestamp column needs type date or timestamp, not string"),
     ],

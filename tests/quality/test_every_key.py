@@ -1002,6 +1002,9 @@ def test_rows_with_a_time_of_day(tmp_path: Path) -> None:
     rows = [{"client": "a", "day": t, "kind": "A", "at": times[0]} for t in times]
     created = [(r["day_hour"], r["history_orders"], r["days_since_at"]) for r in features_of(tmp_path, contract, rows)]
     assert sorted(created, key=lambda row: row[1]) == [(22, 0, 0.0), (10, 1, 11.5 / 24)]
+    for hours, count in ((11, 1), (12, 0)):  # the rows are eleven and a half hours apart
+        lagged = contract_of(tmp_path, at | {"day": when}, features=f"{features[:-1]}, history_lag_hours: {hours}}}")
+        assert sorted(r["history_orders"] for r in features_of(tmp_path, lagged, rows)) == [0, count]
 
 
 def test_attributes_of_every_type_are_features(tmp_path: Path) -> None:
@@ -1316,7 +1319,7 @@ ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
     test_encodings_of_learned_levels: (
         "Column.encoding=levels", "Column.encoding=frequency", "Column.min_level_rows",
     ),
-    test_rows_with_a_time_of_day: ("Features.calendar=hour",),
+    test_rows_with_a_time_of_day: ("Features.calendar=hour", "Features.history_lag_hours"),
     test_suspicious_gain: ("Features.suspicious_gain",),
     test_split: (
         "Contract.split", "Split.fractions", "Split.gap_days", "Fractions.train", "Fractions.validation",

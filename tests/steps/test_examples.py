@@ -56,6 +56,17 @@ OF_ROWS: dict[str, Callable[[Contract], Contract]] = {
     # whose clock skips an hour among the days of the rows
     "instants": lambda contract: with_times(contract, "America/New_York"),
 }
+LAGGED = [
+    *(("dates", seed, lag) for seed, lag in ((1, "0d"), (2, "1d"), (1, "7d"))),
+    *(("times", 3, lag) for lag in ("0d", "5h", "150h")),
+    # over days among which the clock skips an hour
+    *(("instants", 4, lag) for lag in ("0d", "7d", "19h")),
+]
+"""Kinds of timestamps with a seed and a lag."""
+
+
+def lag_keys(lag: str) -> dict[str, int]:
+    return {{"d": "history_lag_days", "h": "history_lag_hours"}[lag[-1]]: int(lag[:-1])}
 
 
 def examples_of(
@@ -109,14 +120,13 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "BATCH_ROWS", 16)
 
 
-@pytest.mark.parametrize("lag", [0, 7])
 @pytest.mark.parametrize("grain", ["last_row_per_entity", "every_row"])
-@pytest.mark.parametrize(("of_rows", "seed"), [("dates", 1), ("dates", 2), ("times", 3), ("instants", 4)])
+@pytest.mark.parametrize(("of_rows", "seed", "lag"), LAGGED)
 @pytest.mark.parametrize("recipes", [with_features, with_every_recipe])
 def test_examples_equal_plain_python(
-    contract: Contract, tmp_path: Path, grain: str, lag: int, of_rows: str, seed: int, recipes: Any
+    contract: Contract, tmp_path: Path, grain: str, lag: str, of_rows: str, seed: int, recipes: Any
 ) -> None:
-    requested = recipes(OF_ROWS[of_rows](contract), grain=grain, history_lag_days=lag)
+    requested = recipes(OF_ROWS[of_rows](contract), grain=grain, **lag_keys(lag))
     rows = list({tuple(r.items()): r for r in random_orders(requested, seed, clients=25, orders=600, days=30)}.values())
     if grain == "every_row":
         chosen = rows
@@ -271,14 +281,13 @@ def in_utc(value: Any) -> Any:
     return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo else value
 
 
-@pytest.mark.parametrize("of_rows", list(OF_ROWS))
+@pytest.mark.parametrize(("of_rows", "lag"), sorted({(of_rows, lag) for of_rows, _, lag in LAGGED}))
 @pytest.mark.parametrize("recipes", [with_features, with_every_recipe])
-@pytest.mark.parametrize("lag", [0, 7])
 def test_training_and_scoring_give_an_order_the_same_bits(
-    contract: Contract, home: Any, tmp_path: Path, lag: int, recipes: Any, of_rows: str
+    contract: Contract, home: Any, tmp_path: Path, lag: str, recipes: Any, of_rows: str
 ) -> None:
     """Uses the snapshot for orders of its day, and the state of their own time for earlier ones."""
-    expected = recipes(OF_ROWS[of_rows](contract), grain="every_row", history_lag_days=lag)
+    expected = recipes(OF_ROWS[of_rows](contract), grain="every_row", **lag_keys(lag))
     rows = list({tuple(r.items()): r for r in random_orders(expected, 11, clients=15, orders=400, days=30)}.values())
     as_of = FIRST + timedelta(days=25)
     first = moment(expected, as_of)
@@ -297,16 +306,15 @@ def test_training_and_scoring_give_an_order_the_same_bits(
     assert bits(scored) == bits(trained)
 
 
-@pytest.mark.parametrize("lag", [0, 1, 6])
-@pytest.mark.parametrize(("of_rows", "seed"), [("dates", 1), ("dates", 2), ("times", 3), ("instants", 4)])
+@pytest.mark.parametrize(("of_rows", "seed", "lag"), LAGGED)
 def test_a_drop_and_a_request_of_a_later_day_equal_plain_python(
-    contract: Contract, home: Any, tmp_path: Path, of_rows: str, seed: int, lag: int
+    contract: Contract, home: Any, tmp_path: Path, of_rows: str, seed: int, lag: str
 ) -> None:
     """A window moves on with the day of the row, while the snapshot stays, and so do the last days within the lag.
 
     Both ways to score give the same bits.
     """
-    expected = with_every_recipe(OF_ROWS[of_rows](contract), grain="every_row", history_lag_days=lag)
+    expected = with_every_recipe(OF_ROWS[of_rows](contract), grain="every_row", **lag_keys(lag))
     as_of = FIRST + timedelta(days=25)
     known = random_orders(expected, seed, clients=12, orders=200, days=25)
     known = list({tuple(r.items()): r for r in known}.values())

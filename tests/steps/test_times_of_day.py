@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.cli.main import main
+from apex_ml.contract.names import ROW_NR
 from apex_ml.contract.requests.faults import RefusedError
 from apex_ml.contract.requests.reader import RequestReader
-from apex_ml.core.features import state_needed
+from apex_ml.core.estimator import Encoder, Model
+from apex_ml.core.features import feature_columns, finish, state_needed
+from apex_ml.core.row_time import times_of
+from apex_ml.services.drop_features import features_query
 from apex_ml.services.results import EltResult
 from apex_ml.services.run_folder import latest_manifest
-from apex_ml.services.scorer import load_scorer
+from apex_ml.services.run_layout import EXAMPLES
+from apex_ml.services.scorer import Scorer, load_scorer
 from apex_ml.serving.champion_watcher import warm_up
 from apex_ml.serving.history import History
 from apex_ml.serving.loadtest_rows import rows_of
@@ -32,11 +39,14 @@ from apex_ml.steps.score import score
 from apex_ml.steps.split import split
 from apex_ml.steps.validate import validate
 from tests.support.apex_home import Apex, single_pipeline_home
+from tests.support.model_infos import INFO
+from tests.support.reference_features import as_table, with_features
 
 ZONE = ZoneInfo("America/New_York")
 FIRST = datetime(2024, 2, 1, tzinfo=ZONE)
 DAYS, ROWS, VISITORS, LATER = 60, 4_000, 120, 5
-MICROSECOND = timedelta(microseconds=1)
+MICROSECOND, HOUR, DAY = timedelta(microseconds=1), timedelta(hours=1), timedelta(days=1)
+LAG = 6 * HOUR
 
 
 def visits() -> pa.Table:
@@ -69,6 +79,15 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def shorten_lag(file: Path, proposed: str) -> None:
+    """Write a lag of six hours, and a history by page, whose windows begin and end within a day."""
+    text, line = file.read_text(encoding="utf-8"), "  history:\n"
+    assert text.count(f"  {proposed}\n") == text.count(line) == 1
+    by_page = "    - {recipe: target_share, smoothing: 3, by: page, window: 1d}\n    - {recipe: count, by: page}\n"
+    text = text.replace(proposed, f"history_lag_hours: {LAG // HOUR}").replace(line, line + by_page)
+    file.write_text(text, encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def night(raw: Path, mlflow_server: str, lasting_databases: Any) -> Apex:
     """The first night of these rows."""
@@ -80,6 +99,7 @@ def night(raw: Path, mlflow_server: str, lasting_databases: Any) -> Apex:
         with pytest.raises(SystemExit) as left:
             main(["init", "visits", "--from", str(raw), *given, "--yes"])
         assert left.value.code == 0
+    shorten_lag(folder / "pipelines" / "visits" / "pipeline.yaml", "history_lag_hours: 24")
     apex = single_pipeline_home(folder, "visits", mlflow_server, lasting_databases.migrated())
     context = apex.context("first")
     checked = validate(context, raw=None, as_of=None, force=False)
@@ -98,6 +118,74 @@ def test_init_proposes_times_of_day(night: Apex) -> None:
     column = contract.columns["at"]
     assert (column.type, column.timezone, contract.has_instants) == ("timestamp", "America/New_York", True)
     assert "hour" in contract.features.calendar
+
+
+def history_of(known: list[dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:
+    """Features of the history, from the definitions, in plain Python. Instants are compared, not clocks."""
+    at = row["at"].astimezone(UTC)
+    before = [other for other in known if other["at"].astimezone(UTC) < at - LAG]
+    own, page = ([r for r in before if r[key] == row[key]] for key in ("visitor", "page"))
+    recent = [other for other in page if other["at"].astimezone(UTC) >= at - LAG - DAY]
+    bought = sum(other["outcome"] == "buy" for other in recent)
+    last = max((other["at"].astimezone(UTC) for other in own), default=None)
+    return {
+        "history_rows": len(own),
+        "history_days_since_last": None if last is None else (at - last) / DAY,
+        "page_count": len(page),
+        "page_share_buy_1d": (bought + 1.5) / (len(recent) + 3),
+    }
+
+
+def test_features_of_training_drops_and_requests_are_those_of_the_lag(night: Apex) -> None:
+    table, predictor = visits(), with_every_feature(scorer_and_predictor(night))
+    known, later = table.slice(0, ROWS - LATER).to_pylist(), table.slice(ROWS - LATER).to_pylist()
+    # some hours and days after the newest known row too, where fewer of the rows are within the lag or the window
+    later += [{**row, "at": row["at"] + n * 5 * HOUR} for row in later for n in range(1, 8)]
+    early, names = known[:: ROWS // 150], list(history_of([], known[0]))
+
+    examples = pq.read_table(night.context("first").folder("elt") / EXAMPLES).to_pylist()
+    trained = {(r["visitor"], r["at"], r["page"]): [r[name] for name in names] for r in examples}
+    rows = [*early, *later]
+    expected = [list(history_of(known, row).values()) for row in rows]
+    for row, values in zip(early, expected, strict=False):
+        assert trained[row["visitor"], row["at"], row["page"]] == pytest.approx(values)
+    in_drop = [[r[name] for name in names] for r in features_in_drop(predictor.scorer, rows)]
+    for values, of_row in zip(in_drop, expected, strict=True):
+        assert values == pytest.approx(of_row)
+    in_request = [[r[name] for name in names] for r in features_in_request(predictor, later)]
+    assert in_request == in_drop[len(early) :]
+    # of the rows after the newest known one some lack a part of what counts for others
+    assert len({values[2] for values in expected[len(early) :]}) > 5
+    assert len({values[3] for values in expected}) > 50
+    assert predictor.contract.history_lag == LAG // MICROSECOND
+
+
+def with_every_feature(predictor: Predictor) -> Predictor:
+    """Also with the features that the model does not use."""
+    contract, scorer = predictor.contract, predictor.scorer
+    scorer = replace(scorer, model=Model(Encoder(feature_columns(contract)), b"", contract.classes, INFO))
+    needed = state_needed(contract, ())
+    history = History(contract, scorer.snapshot, scorer.snapshot_sha256, scorer.as_of, scorer.since, needed)
+    return Predictor(scorer, history)
+
+
+def features_in_drop(scorer: Scorer, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    contract = scorer.contract
+    drop = as_table(contract, [{**row, "at": row["at"].astimezone(UTC)} for row in rows])
+    with duckdb.connect() as con:
+        con.register("rows_of_drop", drop.append_column(ROW_NR, pa.array(range(drop.num_rows))))
+        states = con.sql(f"{features_query(con, scorer, 'SELECT * FROM rows_of_drop', 'drop')} ORDER BY {ROW_NR}")
+        return finish(contract, states.to_arrow_table()).to_pylist()
+
+
+def features_in_request(predictor: Predictor, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    contract, history = predictor.contract, predictor.history
+    table = as_table(contract, [{**row, "at": row["at"].astimezone(UTC)} for row in rows])
+    own = {name: table.column(name) for name in contract.named("entity", "attribute")}
+    places = history.places(table.column("visitor").to_pylist())
+    for name, values in history.states(places, times_of(contract, table), own).items():
+        table = table.append_column(name, values)
+    return finish(contract, table).to_pylist()
 
 
 def test_the_day_of_a_run_is_that_on_the_clock_of_the_zone(night: Apex) -> None:
@@ -206,3 +294,15 @@ def test_rows_of_no_entity_are_scored_from_the_newest_row_on(
     predictor = scorer_and_predictor(apex)
     assert result.since == predictor.history.since == max(pq.read_table(raw)["at"].to_pylist()) + MICROSECOND
     warm_up(predictor)  # as the service does with a champion
+
+
+@pytest.mark.parametrize(("hours", "warned"), [(DAYS * 24, True), (24, False)])
+def test_a_lag_longer_than_the_rows_span_is_a_warning(
+    night: Apex, caplog: pytest.LogCaptureFixture, hours: int, warned: bool
+) -> None:
+    context = night.context(f"lag-{hours}")
+    contract = with_features(context.contract, history_lag_hours=hours)
+    context = replace(context, pipeline=replace(context.pipeline, contract=contract))
+    validate(context, raw=None, as_of=None, force=False)
+    elt(context)
+    assert (f"no row has a history: features.history_lag_hours: {hours} is longer" in caplog.text) == warned

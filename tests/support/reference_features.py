@@ -114,7 +114,8 @@ def reference_features(contract: Contract, rows: list[Row], order: Row) -> Row:
         "hour": clock.hour,
     }
     out |= {f"{contract.timestamp}_{part}": parts[part] for part in contract.features.calendar}
-    before = when - timedelta(days=contract.features.history_lag_days)
+    features = contract.features
+    before = when - timedelta(days=features.history_lag_days, hours=features.history_lag_hours or 0)
     earlier: dict[tuple[str, ...], list[Row]] = {}
     for recipe in contract.features.history:
         by = (recipe.by,) if isinstance(recipe.by, str) else recipe.by or (contract.entity,)

@@ -150,17 +150,36 @@ def _features(profile: TableProfile, choices: Choices, columns: list[ColumnPlan]
             "each row is an example" if history else "the last row of each is an example"
         )
     if history:
-        # the outcome of a row may not be known on the day after it, and a drop is scored with the history of last night
-        features["history_lag_days"] = 1
+        features |= {"history_lag_hours": 24} if _has_instants(profile, choices) else {"history_lag_days": 1}
     features["attributes"] = [column.name for column in columns if column.is_feature]
     if choices.timestamp:
         times = profile.column(choices.timestamp).times
         is_long = times is not None and (times.last - times.first).days >= A_YEAR
-        hour = ["hour"] if has_times_of_day(profile.column(choices.timestamp)) else []
+        hour = ["hour"] if _has_instants(profile, choices) else []
         features["calendar"] = ["day_of_week", "day_of_month", *(["month"] if is_long else []), *hour]
     if history:
         features["history"] = history
     return features, reason
+
+
+def _has_instants(profile: TableProfile, choices: Choices) -> bool:
+    return choices.timestamp is not None and has_times_of_day(profile.column(choices.timestamp))
+
+
+def lag_note(features: Mapping[str, Any]) -> str:
+    """Why a lag of the history is proposed, and when another one is right; empty without a lag."""
+    if "history_lag_hours" in features:
+        return (
+            "a row counts for those that come a day after it and later: the data does not say when its outcome is"
+            " known, and a drop is scored with the history of last night. Where outcomes are known after some hours,"
+            " and schedule.retrain runs as often, write fewer hours"
+        )
+    if "history_lag_days" in features:
+        return (
+            "a row counts from the second day after it on: its outcome may not be known on the first, and a drop is"
+            " scored with the history of last night"
+        )
+    return ""
 
 
 def _suspicious_gain(profile: TableProfile, columns: list[ColumnPlan]) -> tuple[float, str]:

@@ -10,7 +10,7 @@ import yaml
 
 from apex_ml.core.new_pipeline.choices import Choices
 from apex_ml.core.new_pipeline.columns import ColumnPlan
-from apex_ml.core.new_pipeline.proposal import Proposal
+from apex_ml.core.new_pipeline.proposal import Proposal, lag_note
 from apex_ml.core.table_profile.bins import number_text, time_text
 from apex_ml.core.table_profile.findings import LEAK_GAIN
 from apex_ml.core.table_profile.values import Q05, Q95, ColumnProfile, TableProfile
@@ -127,6 +127,8 @@ def _features(proposal: Proposal) -> Iterator[str]:
             yield f"  {key}:"
             yield from (f"    - {flow(item)}" for item in value)
         else:
+            if key.startswith("history_lag"):
+                yield from _comment(lag_note(proposal.features), "  ")
             yield f"  {key}: {flow(value)}"
     yield from _comment("a feature that alone removes this share of the class prior's log loss is a leak", "  ")
     if proposal.strong:
