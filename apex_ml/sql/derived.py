@@ -145,6 +145,14 @@ def select_expressions(contract: Contract, columns: Iterable[Column]) -> str:
     return f"SELECT {', '.join(selected)} FROM ({inputs}) LIMIT 0"
 
 
+def select_row_values(
+    contract: Contract, columns: Iterable[Column], values: Mapping[str, str]
+) -> tuple[str, dict[str, str]]:
+    """SQL of what the expressions of derived columns read, and over it of each one's value, null where it fails."""
+    inputs = (f"{_input_sql(contract.columns[name], value)} AS {_input_name(name)}" for name, value in values.items())
+    return ", ".join(inputs), {column.name: f"TRY({_expression_sql(column, contract)})" for column in columns}
+
+
 def select_values(contract: Contract, kinds: Mapping[str, pa.DataType], relation: str) -> str:
     """For each derived column its value, the rule by which it is lost, whether the expression failed, is not finite.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pyarrow as pa
 
 from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract
+from apex_ml.sql.derived import select_row_values
 from apex_ml.sql.file_types import duckdb_type, number_text
 from apex_ml.sql.quote import identifier
 
@@ -21,13 +22,16 @@ def drop_type(column: Column) -> str:
     return "TIMESTAMP_NS" if column.type == "date" else duckdb_type(column)
 
 
-def create_raw_rows(contract: Contract, parts: Sequence[str]) -> str:
-    """The rows of RAW_FILES as RAW_ROWS, with the timestamp if it is derived from columns with year, month and day."""
-    day = ""
-    if parts:
-        numbers = ", ".join(f"TRY_CAST({identifier(name)} AS BIGINT)" for name in parts)
-        day = f", TRY(make_date({numbers})) AS {identifier(contract.timestamp)}"
-    return f"CREATE TEMP VIEW {RAW_ROWS} AS SELECT *{day} FROM {RAW_FILES}"
+def create_raw_rows(contract: Contract, kinds: Mapping[str, pa.DataType | None]) -> str:
+    """The rows of RAW_FILES as RAW_ROWS, with the entity and the timestamp where these are derived."""
+    derived = [contract.columns[name] for name in (contract.entity, contract.timestamp) if name in contract.derived]
+    if not derived:
+        return f"CREATE TEMP VIEW {RAW_ROWS} AS SELECT * FROM {RAW_FILES}"
+    names = contract.sources("entity", "timestamp")
+    values = {name: _cast(name, duckdb_type(contract.columns[name]), kinds) for name in names}
+    inputs, computed = select_row_values(contract, derived, values)
+    own = ", ".join(f"{value} AS {identifier(name)}" for name, value in computed.items())
+    return f"CREATE TEMP VIEW {RAW_ROWS} AS SELECT *, {own} FROM (SELECT *, {inputs} FROM {RAW_FILES})"
 
 
 def select_newest(contract: Contract, columns: Mapping[str, str], kinds: Mapping[str, pa.DataType | None]) -> str:

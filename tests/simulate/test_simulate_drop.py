@@ -189,18 +189,52 @@ def test_rows_are_drawn_for_derived_columns(tmp_path: Path) -> None:
     assert read["day"] == [AS_OF] * 7 and read["dear"] == [True] * 7
 
 
+DAYS = [date(2024, 1, 1) + timedelta(days=n) for n in range(60)]
+WHEN = {
+    "make_date(y, m, d)": {},
+    "strptime(concat_ws(' ', y, m, d), '%Y %B %d')": {"m": [f"{day:%B}" for day in DAYS]},
+    "make_date(y // 10000, (y // 100) % 100, y % 100)": {"y": [int(f"{day:%Y%m%d}") for day in DAYS]},
+    "m + to_days(CAST(y AS INTEGER))": {"y": [0] * 60, "m": DAYS},
+    "CAST(strptime(m, '%d/%m/%Y') AS DATE)": {"m": [f"{day:%d/%m/%Y}" for day in DAYS]},
+    "make_timestamp(y * 1000000)": {"y": [1_700_000_000 + n * 86_400 for n in range(60)]},
+    "make_timestamp(y, m, d, 23, 59, 0)": {},
+}
+"""Expressions of the day of a row, with the columns that are not those of year, month and day."""
+
+
+@pytest.mark.parametrize("derive", WHEN)
+def test_rows_are_drawn_on_the_day_of_a_derived_timestamp_and_of_a_derived_entity(tmp_path: Path, derive: str) -> None:
+    parts = {"y": [d.year for d in DAYS], "m": [d.month for d in DAYS], "d": [d.day for d in DAYS]} | WHEN[derive]
+    types = {str: "string", int: "int64", date: "date"}
+    text = SHOP.replace("make_date(y, m, d)", derive)
+    text = text.replace("m: {description: M., type: int64", f"m: {{description: M., type: {types[type(parts['m'][0])]}")
+    if "make_timestamp" in derive or "strptime(concat" in derive:
+        text = text.replace("type: date, role: timestamp", "type: timestamp, role: timestamp")
+    text = text.replace(
+        "  client: {description: C., type: string, role: entity}",
+        "  nr: {description: N., type: int64, role: ignore}\n"
+        "  client: {description: C., type: string, role: entity, derive: \"'c' || nr\"}",
+    )
+    contract = shop(tmp_path, text)
+    raw = {"nr": [n % 7 for n in range(60)], **parts, "price": [float(n) for n in range(60)]}
+    (tmp_path / "raw").mkdir()
+    pq.write_table(pa.table(raw | {"kind": ["a", "b"] * 30}), tmp_path / "raw" / "a.parquet")
+    path = make_drop(str(tmp_path / "raw"), AS_OF, 7, 1, tmp_path / "drop.parquet", contract).path
+    drop = pq.read_table(path)
+    assert {r["nr"]: r["price"] for r in drop.to_pylist()} == {n % 7: float(n) for n in range(53, 60)}
+    sent = rows_of(contract, drop, path.name).rows
+    read = request_reader(contract).read(json.dumps({"rows": sent}).encode()).columns
+    assert {value.date() if isinstance(value, datetime) else value for value in read["day"]} == {AS_OF}
+    assert sorted(read["client"]) == [f"c{n}" for n in range(7)]
+
+
 @pytest.mark.parametrize(
-    ("before", "after", "message"),
-    [
-        ("make_date(y, m, d)", "make_date(y, m, 1)", "the timestamp day is derived by make_date.y, m, 1.: only the"),
-        (
-            "type: string, role: entity",
-            "type: string, role: entity, derive: price::text",
-            "the entity client is derived",
-        ),
-    ],
+    "derive", ["make_date(y, m, 1)", "make_date(2024, 1 + m % 2, d)", "DATE '2024-01-01' + CAST(y % 9 AS INTEGER)"]
 )
-def test_what_cannot_be_reversed_is_refused(tmp_path: Path, before: str, after: str, message: str) -> None:
-    contract = shop(tmp_path, SHOP.replace(before, after))
-    with pytest.raises(ConfigError, match=message):
-        make_drop(str(tmp_path), AS_OF, 7, 1, tmp_path / "drop.parquet", contract)
+def test_a_timestamp_that_no_likely_values_put_on_a_day_is_refused(tmp_path: Path, derive: str) -> None:
+    contract = shop(tmp_path, SHOP.replace("make_date(y, m, d)", derive))
+    raw = {"client": ["a", "b"], "y": [2024, 2024], "m": [1, 2], "d": [3, 4], "price": [1.0, 2.0], "kind": ["a", "b"]}
+    (tmp_path / "raw").mkdir()
+    pq.write_table(pa.table(raw), tmp_path / "raw" / "a.parquet")
+    with pytest.raises(ConfigError, match="put a row on another day; deliver a file"):
+        make_drop(str(tmp_path / "raw"), AS_OF, 7, 1, tmp_path / "drop.parquet", contract)
