@@ -54,7 +54,10 @@ TARGETS: dict[str, tuple[list[Any], str]] = {
     "unique": ([f"c{n}" for n in range(ROWS)], "every row has another value"),
     "many texts": ([f"c{n % 80}" for n in range(ROWS)], "it has 80 classes; Apex predicts at most 50"),
     "many numbers": ([n // 2 / 7 for n in range(ROWS)], "it is a number with 200 values"),
-    "dates": ([date(2024, 1, 1 + n % 5) for n in range(ROWS)], "it holds dates"),
+    "many days": (
+        [date(2024, 1, 1) + timedelta(days=n % 60) for n in range(ROWS)],
+        "it has 60 different days or times",
+    ),
     "lists": ([[n % 2] for n in range(ROWS)], "it holds list<"),
     "blanks": ([("a", " A", "")[n % 3] for n in range(ROWS)], "the only class is A"),
 }
@@ -197,6 +200,56 @@ def test_texts_with_and_without_an_offset(settings: Settings, tmp_path: Path) ->
     contract, text = contract_of(profile, propose(profile, "show", "patient", "at"))
     assert contract.columns["at"].timezone == "UTC"
     assert "texts without an offset are read on the clock of the timezone" in " ".join(text.replace("#", "").split())
+
+
+INSTANT = datetime(2024, 1, 1, 5, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "classes"),
+    [
+        ([date(2024, 1, 1 + n % 3) for n in range(ROWS)], "date", ["2024-01-01", "2024-01-02", "2024-01-03"]),
+        ([datetime(2024, 1, 1 + n % 2) for n in range(ROWS)], "date", ["2024-01-01", "2024-01-02"]),
+        (
+            [datetime(2024, 1, 1, n % 2, 30, 0, n % 2) for n in range(ROWS)],
+            "timestamp",
+            ["2024-01-01 00:30:00", "2024-01-01 01:30:00.000001"],
+        ),
+        (
+            pa.array([INSTANT + timedelta(hours=n % 2) for n in range(ROWS)], pa.timestamp("us", "Europe/Madrid")),
+            "timestamp",
+            ["2024-01-01 05:30:00+00:00", "2024-01-01 06:30:00+00:00"],
+        ),
+        ([f"0{1 + n % 2}/02/2024" for n in range(ROWS)], "date", ["2024-02-01", "2024-02-02"]),
+        (
+            [f"2024-02-01T10:00:00+0{n % 2}:00" for n in range(ROWS)],
+            "timestamp",
+            ["2024-02-01 09:00:00+00:00", "2024-02-01 10:00:00+00:00"],
+        ),
+    ],
+)
+def test_days_and_times_can_be_the_target(
+    settings: Settings, tmp_path: Path, values: Any, kind: str, classes: list[str]
+) -> None:
+    profile = with_columns(settings, tmp_path, {"when": values}, "when")
+    refuse_target(profile, "when")
+    assert profile.time is not None and profile.time.name == "day"
+    contract, _ = contract_of(profile, propose(profile, "when", "patient", "day"))
+    assert (contract.columns["when"].type, list(contract.classes)) == (kind, classes)
+
+
+def test_a_frequency_says_when_it_leaves_out_what_the_values_say(settings: Settings, tmp_path: Path) -> None:
+    table = sales()
+    table["shopper"] = [f"S{n:04d}" for n in range(len(table["day"]))]
+    codes = [f"X{n // 2:05d}" for n in range(len(table["day"]))]
+    table["back"] = ["yes" if n // 2 % 3 else "no" for n in range(len(table["day"]))]
+    path = write_table(tmp_path / "sales.parquet", table | {"code": codes})
+    profile = profile_table(settings, path, "back")
+    text, proposal = new_pipeline(FILE, "new", profile, Choices("back", None, "day", ("shopper",), ()), None)
+    contract, _ = parse_pipeline(FILE, text.encode())
+    assert contract.columns["code"].encoding == "frequency"
+    assert any("code: its values alone remove" in warning for warning in proposal.warnings)
+    assert "remove encoding: frequency, so that they are learned as levels" in " ".join(text.replace("#", "").split())
 
 
 NAMES = tuple(f"{first}{second}" for first in "abcdefghij" for second in "klmnopqrst")

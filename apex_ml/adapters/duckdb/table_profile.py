@@ -84,7 +84,7 @@ def profile_table(
             _keys(con, binned, rows),
             tuple(one.name for one in profiles if looks_like_identifier(one)),
             _target(con, binned, target, progress) if target and rows else None,
-            _time(con, binned, timestamp, progress),
+            _time(con, binned, timestamp, target, progress),
         )
     return replace(profile, findings=tuple(find_problems(profile)))
 
@@ -192,10 +192,14 @@ def _table_keys(one: BinnedColumn) -> list[str]:
 
 
 def _time(
-    con: StrictConnection, binned: Sequence[BinnedColumn], timestamp: str | None, progress: Progress
+    con: StrictConnection,
+    binned: Sequence[BinnedColumn],
+    timestamp: str | None,
+    target: str | None,
+    progress: Progress,
 ) -> TimeProfile | None:
     """The rows by period, and how each column changes."""
-    own = _time_column(binned, timestamp)
+    own = _time_column([one for one in binned if timestamp is not None or one.profile.name != target], timestamp)
     if timestamp is not None and own is not None and own.profile.kind not in ("date", "timestamp"):
         raise DataError(
             f"{visible(timestamp)} cannot be the timestamp: it holds {own.profile.stored} and no dates; name a column"

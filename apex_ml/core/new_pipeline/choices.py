@@ -55,8 +55,8 @@ def _target_fault(profile: TableProfile, column: ColumnProfile) -> str:
         return f"all rows have the one class {visible(column.levels[0].value)}; there is nothing to predict"
     if column.is_unique:
         return "every row has another value; name the column with the class of a row"
-    if column.kind in ("date", "timestamp"):
-        return "it holds dates; Apex predicts classes. Make a column with a class, such as before or after a day"
+    if column.times is None and column.kind in ("date", "timestamp"):
+        return "it holds dates beyond the years 1 to 9999; make a column with a class"
     if column.distinct > MAX_CLASSES:
         return _too_many(column)
     if (n := column.numbers) is not None and column.kind == "number" and max(-n.low, n.high) > EXACT_INTEGERS:
@@ -68,6 +68,11 @@ def _target_fault(profile: TableProfile, column: ColumnProfile) -> str:
 
 
 def _too_many(column: ColumnProfile) -> str:
+    if column.times is not None:
+        return (
+            f"it has {column.distinct:,} different days or times; Apex predicts classes, at most {MAX_CLASSES}. Make a"
+            " column with a class, such as before or after a day"
+        )
     if column.numbers is not None:
         span = f"{number_text(column.numbers.low)} to {number_text(column.numbers.high)}"
         return (

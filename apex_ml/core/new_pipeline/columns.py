@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
-from zoneinfo import available_timezones
 
 from apex_ml.contract.normalisation import upper
 from apex_ml.contract.roles import Role
-from apex_ml.contract.written_times import has_offset
 from apex_ml.core.new_pipeline.ranges import date_checks, number_checks
+from apex_ml.core.new_pipeline.times import MAX_ODD, as_time, time_levels, time_notes
 from apex_ml.core.table_profile.values import ColumnProfile
 from apex_ml.text import trimmed
 
@@ -26,8 +25,6 @@ ROWS_A_FREQUENCY = 2
 """Mean rows of a value from which its frequency can be a feature."""
 MAX_TEXT = 100
 """Characters of a text up to which it can be a level."""
-MAX_ODD = 0.005
-"""Share of values that no contract accepts, up to which a column is used; its rows are quarantined."""
 BIGGEST_INT64 = 2**63 - 1
 
 
@@ -72,6 +69,9 @@ def plan_target(column: ColumnProfile) -> ColumnPlan:
     draft.body["nullable"] = {"train": False, "score": True}
     if column.text is not None:
         draft.body["normalise"] = _normal_form(column)
+    if column.times is not None:
+        draft.body |= as_time(column)
+        draft.notes += time_notes(column)
     draft.body["domain"] = {"levels": _levels(column, draft.body), "closed": {"train": True, "score": False}}
     if column.absent_share:
         draft.notes.append(f"rows without a class ({column.absent_share:.1%}) are quarantined in training")
@@ -111,45 +111,12 @@ def plan_timestamp(column: ColumnProfile) -> ColumnPlan:
     if column.derive is not None:
         body |= {"derive": column.derive, "checks": date_checks(column)}
         return ColumnPlan(column.name, "timestamp", body, notes=("no column of the data: it is computed in each row",))
-    body["normalise"] = [*_date_formats(column)]
-    notes: tuple[str, ...] = ()
-    if zone := _zone(column):
-        body["timezone"] = zone
-    if has_times_of_day(column):
-        body["type"] = "timestamp"
-        notes = ("it has times of day: what was before a row is counted to the instant, less the lag below",)
-        if column.times is not None and column.times.nanoseconds:
-            body["normalise"].append("microsecond_of_timestamp")
-            notes += (f"nanoseconds of {column.times.nanoseconds:,} rows are left out",)
-    elif column.kind == "timestamp":
-        body["normalise"].append("day_of_timestamp")
-        if not column.formats:
-            body.pop("timezone", None)  # the file names it
-    with_offset = [has_offset(form) for form in column.formats]
-    if any(with_offset):
-        notes += ("its texts have an offset from UTC, so that they are instants",)
-    if any(with_offset) and not all(with_offset):
-        notes += ("texts without an offset are read on the clock of the timezone",)
-    if not body["normalise"]:
-        del body["normalise"]
+    body |= as_time(column)
     body["checks"] = date_checks(column)
-    return ColumnPlan(column.name, "timestamp", body, notes=notes)
-
-
-def has_times_of_day(column: ColumnProfile) -> bool:
-    """Whether the values of a column are times, rather than days that some program has written as times."""
-    times = column.times
-    return column.kind == "timestamp" and times is not None and times.with_time > MAX_ODD * column.known
-
-
-def _zone(column: ColumnProfile) -> str | None:
-    """The time zone of a column of instants; None for times on a clock without a zone."""
-    if column.formats:
-        return "UTC" if any(map(has_offset, column.formats)) else None
-    if "tz=" not in column.stored:
-        return None
-    name = column.stored.partition("tz=")[2].rstrip("]")
-    return name if name in available_timezones() else "UTC"  # an offset has no name, and the instants are the same
+    notes: tuple[str, ...] = ()
+    if body["type"] == "timestamp":
+        notes = ("it has times of day: what was before a row is counted to the instant, less the lag below",)
+    return ColumnPlan(column.name, "timestamp", body, notes=(*notes, *time_notes(column)))
 
 
 def plan_column(column: ColumnProfile, role: Role, *, is_identifier: bool) -> ColumnPlan | LeftOut:
@@ -253,6 +220,8 @@ def _levels(column: ColumnProfile, body: dict[str, Any]) -> list[Any]:
         return sorted({value for value in normal if value})
     if body["type"] == "boolean":
         return [value == "true" for value in sorted(values)]
+    if body["type"] in ("date", "timestamp"):
+        return time_levels(values, body)
     numbers = sorted({float(value) for value in values if isfinite(float(value))})
     return [int(value) for value in numbers] if body["type"] == "int64" else numbers
 
@@ -302,7 +271,3 @@ def _encode_by_frequency(column: ColumnProfile, draft: _Draft, why: str) -> None
         f"{why}, of {rows:.1f} rows each: the model sees how frequent a value is in training, not the value itself."
         " Remove encoding to learn the values, or take it out of features.attributes"
     )
-
-
-def _date_formats(column: ColumnProfile) -> list[Any]:
-    return [{"date_formats": list(column.formats)}] if column.formats else []

@@ -11,7 +11,6 @@ from apex_ml.core.new_pipeline.choices import Choices, entity_note, timestamp_no
 from apex_ml.core.new_pipeline.columns import (
     ColumnPlan,
     LeftOut,
-    has_times_of_day,
     plan_column,
     plan_entity,
     plan_key,
@@ -21,6 +20,7 @@ from apex_ml.core.new_pipeline.columns import (
     with_note,
 )
 from apex_ml.core.new_pipeline.history import propose_history, rows_an_entity
+from apex_ml.core.new_pipeline.times import has_times_of_day
 from apex_ml.core.table_profile.findings import LEAK_GAIN
 from apex_ml.core.table_profile.values import TableProfile
 
@@ -28,6 +28,8 @@ USUAL_QUARANTINE = 0.01
 MAX_QUARANTINE = 0.9
 REPEATS = 0.002
 """Share of repeated rows up to which they are errors."""
+STRONG_VALUES = 0.05
+"""Gain from which it is said that a frequency leaves out what the values of a text say."""
 ROOM = 0.1
 """Gain that a feature may have more in training than in a profile."""
 A_YEAR = 300
@@ -82,6 +84,7 @@ def make_proposal(profile: TableProfile, choices: Choices, excluded: Mapping[str
         else:
             role = "measure" if column.name in choices.measures else "attribute"
             planned = plan_column(column, role, is_identifier=column.name in profile.identifiers)  # type: ignore[arg-type]
+            planned = _with_strong_values(planned, profile)
         (columns if isinstance(planned, ColumnPlan) else left_out).append(planned)  # type: ignore[arg-type]
     features, reason = _features(profile, choices, columns)
     return Proposal(
@@ -96,6 +99,14 @@ def make_proposal(profile: TableProfile, choices: Choices, excluded: Mapping[str
         "latest" if choices.key and tuple(choices.key) not in profile.keys else None,
         tuple(_warnings(profile, columns)),
     )
+
+
+def _with_strong_values(planned: ColumnPlan | LeftOut, profile: TableProfile) -> ColumnPlan | LeftOut:
+    """A plan with a note where a frequency leaves out what the values say of the target."""
+    if isinstance(planned, LeftOut) or planned.body.get("encoding") != "frequency" or profile.target is None:
+        return planned
+    gain = max((a.gain for a in profile.target.associations if a.name == planned.name), default=0.0)
+    return with_note(planned, _strong_values(gain)) if gain >= STRONG_VALUES else planned
 
 
 def _rules(profile: TableProfile, choices: Choices) -> Iterator[dict[str, Any]]:
@@ -195,9 +206,19 @@ def _suspicious_gain(profile: TableProfile, columns: list[ColumnPlan]) -> tuple[
     return LEAK_GAIN + ROOM, name
 
 
+def _strong_values(gain: float) -> str:
+    """What a frequency leaves out of a column whose values say much, and the alternative."""
+    return (
+        f"its values alone remove {gain:.0%} of the log loss of the class shares, and the model sees only how frequent"
+        " they are. If they come again in new rows, remove encoding: frequency, so that they are learned as levels"
+    )
+
+
 def _warnings(profile: TableProfile, columns: list[ColumnPlan]) -> Iterator[str]:
     gains = {a.name: a.gain for a in profile.target.associations} if profile.target else {}
     for column in columns:
+        if column.body.get("encoding") == "frequency" and gains.get(column.name, 0.0) >= STRONG_VALUES:
+            yield f"{column.name}: {_strong_values(gains[column.name])}"
         if column.is_feature and gains.get(column.name, 0.0) >= LEAK_GAIN:
             yield (
                 f"{column.name} alone removes {gains[column.name]:.0%} of the log loss of the class shares. If it is"
