@@ -61,6 +61,8 @@ def check_pipeline(name: str, data: Path | None, use: Use) -> None:
     with shown_progress(Console(stderr=True)) as progress:
         checked = check_data(settings, pipeline.contract, place, use, progress)
     show_check(checked, Console())
+    if use == "score" and checked.has_no_rows:
+        click.echo("WARNING: there is no row: a run would take the drop and score nothing")
     for advice in pipeline_advice(pipeline):
         click.echo(f"WARNING: {visible_lines(advice)}")
     refuse_problems(pipeline.name, checked)

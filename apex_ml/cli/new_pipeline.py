@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,7 +80,7 @@ def init(
         _refuse_unknown(profile, column)
     choices = given.replace_in(propose(profile, target, _column(entity), _column(timestamp), _columns(keys)))
     if not yes:
-        choices = _ask(profile, choices, given)
+        choices = _ask_on_terminal(profile, choices, given)
     raw = str(path.absolute()) if path.is_dir() else None
     text, proposal = new_pipeline(file, name, profile, choices, raw)
     write_pipeline(file, text)
@@ -128,6 +129,20 @@ def _refuse_unknown(profile: TableProfile, name: str | None) -> None:
         raise DataError(
             f"{profile.source.name}: there is no column {visible(str(name))}{did_you_mean(str(name), names)}"
         )
+
+
+def _ask_on_terminal(profile: TableProfile, proposed: Choices, given: Given) -> Choices:
+    """Ask; without a terminal, or answers in its place, say which options answer."""
+    try:
+        return _ask(profile, proposed, given)
+    except click.Abort as error:
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise  # Ctrl-C
+        options = "--entity, --timestamp, --key and --measure"
+        raise ConfigError(
+            f"apex init asks questions, and there is no terminal to answer them: add --yes to take every default, or"
+            f" give {options} (- for none)"
+        ) from error
 
 
 def _ask(profile: TableProfile, proposed: Choices, given: Given) -> Choices:

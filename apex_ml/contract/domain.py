@@ -67,4 +67,7 @@ def name_faults(domain: Domain, kind: ColumnType, decimals: int | None, timezone
 
 def repeated_levels(levels: Sequence[str]) -> str:
     """The fault of levels that are listed twice."""
-    return f"levels are listed twice: {levels}"
+    shown = ", ".join(map(repr, levels))
+    if len(levels) == 1:
+        return f"the level {shown} is listed twice: remove one, or rename it"
+    return f"the levels {shown} are listed twice: remove one of each, or rename it"

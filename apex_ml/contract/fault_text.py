@@ -12,7 +12,7 @@ from apex_ml.contract.part import Place
 from apex_ml.contract.reading import ContractFile
 from apex_ml.contract.schema_keys import keys_at
 from apex_ml.contract.yaml_scalars import TEXT_TAG, quote_advice, read_as
-from apex_ml.wording import counted, did_you_mean, violated_rule
+from apex_ml.wording import counted, did_you_mean, nearest, violated_rule
 
 _BRANCH = re.compile(r"(float|int|date|datetime|str|literal\[.*|tuple\[.*|function-.*)")
 """Pydantic's names for the branches of a union, which are not part of a place in the file."""
@@ -35,7 +35,10 @@ _EXAMPLES: Mapping[Place, str] = {
 def explain_errors(file: ContractFile, errors: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]) -> list[Any]:
     """Every fault of pydantic as (place, text): the rule, the value, what to do."""
     by_place: dict[Place, list[str]] = {}
+    misspelt = _misspelt(errors, schema)
     for error in errors:
+        if error["type"] == "missing" and tuple(error["loc"]) in misspelt:
+            continue  # the key that was written in its place has an error that asks for it
         if error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]:
             continue  # each of its items has its own error
         place: Place = tuple(error["loc"])
@@ -44,6 +47,13 @@ def explain_errors(file: ContractFile, errors: Sequence[Mapping[str, Any]], sche
         texts = by_place.setdefault(place, [])
         texts += [text for text in [_explain(file, place, error, schema)] if text not in texts]
     return [(place, _joined(texts)) for place, texts in by_place.items()]
+
+
+def _misspelt(errors: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]) -> set[Place]:
+    """Places of keys that are nearly there: an unknown key is probably meant as them."""
+    extra = [tuple(error["loc"]) for error in errors if error["type"] == "extra_forbidden"]
+    meant = {place: nearest(str(place[-1]), keys_at(schema, place[:-1])) for place in extra}
+    return {(*place[:-1], name) for place, name in meant.items() if name is not None}
 
 
 def _joined(texts: list[str]) -> str:
@@ -70,7 +80,11 @@ def _explain(file: ContractFile, place: Place, error: Mapping[str, Any], schema:
         tag = error["ctx"]["tag"]
         return f"there is no {name} {tag!r}{did_you_mean(tag, known)}; the known ones are {', '.join(sorted(known))}"
     if kind == "union_tag_not_found":
-        return f"the key {error['ctx']['discriminator']} is missing: it says what kind this is"
+        key = error["ctx"]["discriminator"].strip("'")
+        given = error["input"] if isinstance(error["input"], dict) else {}
+        near = [written for written in map(str, given) if nearest(written, [key])]
+        hint = f"; did you mean {key} by {near[0]}?" if near else ""
+        return f"the key {key!r} is missing: it says what kind this is{hint}"
     if kind == "value_error":
         return text
     node = file.node_at(place)
@@ -78,6 +92,8 @@ def _explain(file: ContractFile, place: Place, error: Mapping[str, Any], schema:
         if not node.value:
             return f"{text}; the value is empty: write a text, or remove the key"
         noun = next((_NOUNS[part] for part in place if part in _NOUNS), "")
+        if noun == _NOUNS["levels"] and isinstance(file.node_at(place[:-1]), yaml.MappingNode):
+            noun = "the name "
         return f"{text}: {noun}{quote_advice(node)}"
     if kind in ("float_type", "int_type") and isinstance(node, yaml.ScalarNode) and _is_number(node.value):
         number = _number_text(kind, node)

@@ -178,7 +178,9 @@ def _along(node: yaml.Node | None, place: Sequence[int | str]) -> list[tuple[int
     nodes: list[tuple[int, yaml.Node, int]] = []
     for nr, part in enumerate(place, 1):
         if isinstance(node, yaml.MappingNode):
-            match = [(k, v) for k, v in node.value if k.value == str(part)]
+            match = [(k, v) for k, v in node.value if k.value == part]
+            if isinstance(part, int):  # of a mapping that is read as a list: values with names
+                match = node.value[part : part + 1]
             if not match:
                 continue  # a name of pydantic's own, such as the branch of a union
             nodes.append((nr, match[0][1], line_of_node(match[0][0])))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -104,12 +104,8 @@ def salvaged_parts(data: Mapping[str, Any]) -> Parts:
         below("features", "grain"),
         items("features", "days_since"),
         (below("features", "history_lag_days"), below("features", "history_lag_hours")),
-        frozenset(nr for nr, recipe, removed in recipes if removed & {"by", "window", *_fields(recipe)}),
+        frozenset(nr for nr, _, removed in recipes if removed),  # an unknown key may be a misspelt one
     )
-
-
-def _fields(recipe: Any) -> Iterable[str]:
-    return type(recipe).model_fields if recipe is not None else ()
 
 
 def hidden_contradictions(data: Any) -> Iterator[tuple[Place, str]]:

@@ -23,6 +23,7 @@ from apex_ml.errors import DataError
 from apex_ml.settings import Settings
 from apex_ml.sql.data_check import count_classes
 from apex_ml.text import visible_lines
+from apex_ml.wording import counted
 
 MAX_READ = 20_000
 """Quarantined rows of a file among which examples are looked for."""
@@ -60,6 +61,11 @@ class DataCheck:
         return sum(report.rows for report in self.reports)
 
     @property
+    def has_no_rows(self) -> bool:
+        """Whether files can be read and none has a row; a drop of this kind is taken, and scores nothing."""
+        return not self.rows and not self.refused
+
+    @property
     def quarantined(self) -> int:
         """Rows that a run would quarantine."""
         return sum(report.quarantined for report in self.reports)
@@ -72,8 +78,8 @@ class DataCheck:
     def problems(self) -> list[str]:
         """Why a run would refuse this data; empty when it would not."""
         problems = [f"{name}: {reason}" for name, reason in self.refused.items()]
-        if not self.rows and not self.refused:
-            problems.append("there is no row")
+        if self.use == "train" and self.has_no_rows:
+            problems.append(f"there is no row in {counted(len(self.reports), 'file')}: deliver a file with rows")
         if self.quarantined_share > self.limit:
             problems.append(
                 f"{self.quarantined_share:.1%} of the rows would be quarantined; quarantine.limit allows"

@@ -36,7 +36,7 @@ CONTRADICTIONS = [
         "levels: [EC, EC, PE, SV]",
         "levels: [EC, EC",
         "columns.pais_cd.domain.levels",
-        "listed twice: ['EC']",
+        "the level 'EC' is listed twice: remove one",
     ),
     (
         "levels: [L, LM, LMI, LMV]",

@@ -324,10 +324,29 @@ def test_missing_roles_are_reported_with_all_other_faults(tmp_path: Path) -> Non
     ]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            "attributes: [leadtime]",
+            "history: [{recipe: count}, {recipe: count, windw: 7d}]",
+            "not permitted: no such key here; the keys are by, name, recipe, window; did you mean window?",
+        ),
+        ("margin: 0.001", "margn: 0.001", "did you mean margin?"),
+        ("    role: attribute", "    rol: attribute", "did you mean role?"),
+        ("attributes: [leadtime]", "history: [{recip: count}]", "did you mean recipe by recip?"),
+        ("levels: [A, B]", "levels: [A, B, B]", "the level 'B' is listed twice: remove one, or rename it"),
+    ],
+)
+def test_one_misspelt_key_or_level_is_one_fault(tmp_path: Path, old: str, new: str, words: str) -> None:
+    _, *messages = faults(tmp_path, TEXT.replace(old, new, 1))
+    assert len(messages) == 1 and words in messages[0], messages
+
+
 def test_every_fault_of_a_list_of_levels_is_reported(tmp_path: Path) -> None:
     levels = "    normalise: [upper]\n    domain: {levels: [A, NO, B, 010, b, A]"
     _, *result = faults(tmp_path, TEXT.replace("    domain: {levels: [A, B]", levels))
-    expected = ["the level NO is", "the level 010 is", "levels are listed twice: ['A']", "the level 'b' never occurs"]
+    expected = ["the level NO is", "the level 010 is", "the level 'A' is listed twice", "the level 'b' never occurs"]
     assert len(result) == len(expected) and all(any(words in line for line in result) for words in expected), result
 
 

@@ -95,7 +95,7 @@ def test_doubles_and_times_are_classes_with_and_without_names(tmp_path: Path, ki
         ("double", "[a, 0.5]", "the level 'a' is no value of type double: write numbers, as 0.5"),
         ("double", "{0.5: '2', 1: b}", "'2' as the name of 0.5 is itself a value of type double"),
         ("timestamp", "['2024-12-31T12:00:00Z', a]", "no value of type timestamp: .*without a zone, as the column has"),
-        ("timestamp", "[2024-12-31, 2024-12-31 00:00:00]", "levels are listed twice"),
+        ("timestamp", "[2024-12-31, 2024-12-31 00:00:00]", "is listed twice: remove one, or rename it"),
     ],
 )
 def test_refused_classes_of_doubles_and_times(tmp_path: Path, kind: str, levels: str, message: str) -> None:
@@ -143,7 +143,7 @@ def test_a_target_with_names_has_the_names_as_classes(tmp_path: Path) -> None:
     ("column", "message"),
     [
         (domain("{a: A, b: B}", "string"), "levels of type string need no names: write a list"),
-        (domain("{0: kept, 1: kept}"), "levels are listed twice"),
+        (domain("{0: kept, 1: kept}"), "is listed twice: remove one, or rename it"),
         (domain("{0: kept, 00: other}"), "the level '00' is no value of type int64"),
         (domain("{0: '1', 1: '0'}"), "'1' as the name of 0 is itself a value of type int64: choose another name"),
         (domain("{0: kept, 1: ' '}"), "the level 1 has an empty name"),
@@ -151,7 +151,7 @@ def test_a_target_with_names_has_the_names_as_classes(tmp_path: Path) -> None:
         (domain("{0: kept, 1: no}"), "YAML"),
         (domain("{0: kept, one: other}"), "the level 'one' is no value of type int64"),
         (domain("{}"), "levels"),
-        (domain("{1.5: a, 1.50: b}", "decimal, decimals: 2"), "levels are listed twice"),
+        (domain("{1.5: a, 1.50: b}", "decimal, decimals: 2"), "is listed twice: remove one, or rename it"),
         (domain("[0, 1], values: [a, b]"), "no such key here"),
     ],
 )

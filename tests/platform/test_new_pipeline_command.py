@@ -61,6 +61,45 @@ def test_questions_have_defaults_and_take_columns_only(
     assert "copy visits.parquet into" in out
 
 
+def test_questions_without_a_terminal_name_the_options(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_table(here / "visits.parquet", visits(300))
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    code, _, err = called(capsys, "init", "visits", "--from", "visits.parquet", "--target", "show")
+    assert code == 30 and "there is no terminal to answer them: add --yes to take every default, or give" in err
+    assert "Aborted" not in err and not (here / "pipelines").exists()
+
+
+@pytest.mark.parametrize("command", ["init", "profile", "check", "check as a drop", "try"])
+def test_a_file_without_bytes_or_without_rows_is_one_clear_error(
+    here: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    table = write_table(here / "visits" / "1.parquet", visits(300))
+    called(capsys, "init", "visits", "--from", "visits", "--target", "show", "--yes")
+    write_table(here / "rows" / "none.parquet", {name: values[:0] for name, values in visits(300).items()})
+    (here / "empty").mkdir()
+    (here / "empty" / "broken.parquet").touch()
+    arguments = {
+        "init": ("init", "new", "--target", "show", "--yes", "--from"),
+        "profile": ("profile", "--target", "show", "--out", "x.html"),
+        "check": ("check", "visits", "--data"),
+        "check as a drop": ("check", "visits", "--use", "score", "--data"),
+        "try": ("try", "visits", "--from"),
+    }[command]
+    code, _, err = called(capsys, *arguments, "empty")
+    assert code == 10 and "broken.parquet: the file is empty (0 bytes), as after a broken upload" in err
+    code, out, err = called(capsys, *arguments, "rows")
+    texts = {
+        "init": "show cannot be the target: the table has no rows; name files that have some",
+        "profile": "the table has no rows",
+        "check": "there is no row in 1 file: deliver a file with rows",
+        "check as a drop": "WARNING: there is no row: a run would take the drop and score nothing",
+        "try": "there is no row in 1 file: deliver a file with rows",
+    }
+    assert texts[command] in out + err and code == (0 if command in ("profile", "check as a drop") else 10), table
+
+
 def test_a_dash_stands_for_no_column(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_table(here / "visits.parquet", visits(400))
     roles = ("--entity", "-", "--timestamp", "-", "--key", "-", "--measure", "-")

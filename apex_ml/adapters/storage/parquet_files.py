@@ -42,6 +42,10 @@ def check_parquet(path: Path) -> None:
             tail = file.read(4)
     except FileNotFoundError as error:
         raise DataError(f"{path.name}: the file was removed while it was being read") from error
+    if not size:
+        raise DataError(
+            f"{path.name}: the file is empty (0 bytes), as after a broken upload; deliver it again as parquet"
+        )
     if head == ENCRYPTED_MAGIC:
         raise DataError(f"{path.name}: an encrypted parquet file; Apex holds no keys: deliver it without encryption")
     if head != PARQUET_MAGIC:

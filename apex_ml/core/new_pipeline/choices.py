@@ -45,6 +45,8 @@ def refuse_target(profile: TableProfile, target: str) -> None:
 
 
 def _target_fault(profile: TableProfile, column: ColumnProfile) -> str:
+    if not profile.rows:
+        return "the table has no rows; name files that have some"
     if profile.rows < MIN_ROWS:
         return f"the table has {counted(profile.rows, 'row')}; a model needs at least {MIN_ROWS}"
     if not column.known:
