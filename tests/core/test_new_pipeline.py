@@ -305,6 +305,42 @@ def test_many_classes_have_no_more_shares(settings: Settings, tmp_path: Path) ->
     assert history == [*OF_ALL_ROWS, "count 30"]
 
 
+def changing_sales(rows: int = 6_000) -> dict[str, Any]:
+    """Sales that are returned at one of four places more often in one half of the year, at another in the other."""
+    random = np.random.default_rng(5)
+    place, is_late = random.integers(0, 4, rows), np.arange(rows) >= rows // 2
+    back = random.random(rows) < np.where(is_late, 0.5, 0.2) + np.where(place == is_late, 0.3, 0)
+    return sales(rows) | {
+        "place": [("north", "south", "east", "west")[n] for n in place],
+        "back": np.where(back, "yes", "no").tolist(),
+    }
+
+
+def test_the_last_days_by_level_where_the_classes_change_over_time(settings: Settings, tmp_path: Path) -> None:
+    history, _ = proposed_history(settings, tmp_path / "changing", changing_sales())
+    assert history == [*OF_ALL_ROWS, "count 30", "target_share 30", "target_share 1 place"]
+    # a quarter of the rows: a level has enough of them in a week
+    history, _ = proposed_history(settings, tmp_path / "fewer", changing_sales(1_500))
+    assert "target_share 7 place" in history and "target_share 1 place" not in history
+    random = np.random.default_rng(6)
+    shuffled = changing_sales() | {"day": random.permutation(changing_sales()["day"]).tolist()}
+    history, _ = proposed_history(settings, tmp_path / "steady", shuffled)
+    assert not [name for name in history if "place" in name]
+
+
+def test_a_lag_in_hours_is_proposed_for_times_of_day_with_its_reason(settings: Settings, tmp_path: Path) -> None:
+    table = sales()
+    profile = profile_table(settings, write_table(tmp_path / "sales.parquet", table), "back")
+    contract, text = contract_of(profile, propose(profile, "back", "shopper", "day"))
+    assert (contract.features.history_lag_days, contract.features.history_lag_hours) == (1, None)
+    assert "a row counts from the second day after it on" in " ".join(text.replace("#", "").split())
+    table["day"] = [datetime(2024, 1, 1, 9) + timedelta(hours=n) for n in range(len(table["day"]))]
+    profile = profile_table(settings, write_table(tmp_path / "times.parquet", table), "back")
+    contract, text = contract_of(profile, propose(profile, "back", "shopper", "day"))
+    assert (contract.features.history_lag_days, contract.features.history_lag_hours) == (0, 24)
+    assert "the data does not say when its outcome is known" in " ".join(text.replace("#", "").split())
+
+
 @pytest.mark.parametrize("name", ["good_count", "shopper_good_share_yes"])
 def test_a_column_of_the_data_comes_before_a_history_with_its_name(
     settings: Settings, tmp_path: Path, name: str
