@@ -31,10 +31,8 @@ from apex_ml.contract.roles import ROLES_OF_A_DROP, Role
 from apex_ml.contract.rules import Rule
 from apex_ml.contract.salvage import cause_of, hidden_contradictions, with_name, without_ignored
 from apex_ml.contract.split import Split
+from apex_ml.contract.time_units import MICROSECONDS_A_DAY, MICROSECONDS_AN_HOUR
 from apex_ml.json_text import json_text
-
-MICROSECONDS_AN_HOUR = 3_600_000_000
-MICROSECONDS_A_DAY = 24 * MICROSECONDS_AN_HOUR
 
 
 class Contract(Wording):

@@ -19,12 +19,12 @@ from apex_ml.contract.columns import Column
 from apex_ml.contract.feature_column import FeatureColumn
 from apex_ml.contract.features import CalendarPart
 from apex_ml.contract.history_state import StateColumn, whole_state
-from apex_ml.contract.model import MICROSECONDS_A_DAY, Contract
+from apex_ml.contract.model import Contract
 from apex_ml.contract.names import calendar_name, days_since_name
 from apex_ml.contract.recipes.interface import RowStates, numeric
+from apex_ml.contract.time_units import MICROSECONDS_A_DAY, MICROSECONDS_AN_HOUR
 from apex_ml.core.row_time import clock_of, integer_times, times_of
 
-MICROSECONDS_AN_HOUR = MICROSECONDS_A_DAY // 24
 EXAMPLE_KEY = ("entity", "timestamp")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -10,8 +10,7 @@ import pyarrow as pa
 
 from apex_ml.contract.history_state import StateColumn
 from apex_ml.contract.model import Contract
-
-EPOCH = date(1970, 1, 1)
+from apex_ml.contract.time_units import EPOCH, EPOCH_IN_UTC, EPOCH_ON_CLOCK
 
 
 def times_of(contract: Contract, table: pa.Table) -> np.ndarray:
@@ -50,8 +49,7 @@ def time_value(contract: Contract, when: date) -> int:
         return (when - EPOCH).days
     moment = contract.first_time(when)
     assert isinstance(moment, datetime)
-    start = datetime(1970, 1, 1) if moment.tzinfo is None else datetime(1970, 1, 1, tzinfo=UTC)
-    return (moment - start) // timedelta(microseconds=1)
+    return (moment - (EPOCH_ON_CLOCK if moment.tzinfo is None else EPOCH_IN_UTC)) // timedelta(microseconds=1)
 
 
 def time_from(contract: Contract, time: int) -> date:
@@ -59,7 +57,7 @@ def time_from(contract: Contract, time: int) -> date:
     if not contract.has_instants:
         return EPOCH + timedelta(days=time)
     zone = contract.columns[contract.timestamp].timezone
-    return datetime(1970, 1, 1, tzinfo=None if zone is None else UTC) + timedelta(microseconds=time)
+    return (EPOCH_ON_CLOCK if zone is None else EPOCH_IN_UTC) + timedelta(microseconds=time)
 
 
 def clock_of(contract: Contract, times: np.ndarray) -> np.ndarray:

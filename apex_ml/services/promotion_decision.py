@@ -12,6 +12,7 @@ from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
 from apex_ml.adapters.postgres.champions import NewDecision, champions
 from apex_ml.adapters.storage.atomic_writes import new_folder
 from apex_ml.contract.model import Contract
+from apex_ml.contract.time_units import EPOCH
 from apex_ml.core.estimator import Model
 from apex_ml.core.features import feature_columns
 from apex_ml.core.model_card import with_decision
@@ -193,4 +194,4 @@ def contender(model: Model, p: np.ndarray, us_per_row: float | None = None) -> C
 
 
 def _days(day: date) -> int:
-    return (day - date(1970, 1, 1)).days
+    return (day - EPOCH).days

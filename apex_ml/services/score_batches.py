@@ -14,10 +14,11 @@ from apex_ml.contract.encoded_names import probability_columns
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR
 from apex_ml.contract.roles import STORED_ROLES
+from apex_ml.contract.time_units import EPOCH
 from apex_ml.core.estimator import Prediction
 from apex_ml.core.features import finish
 from apex_ml.core.profile import Profile
-from apex_ml.core.row_time import EPOCH, days_of
+from apex_ml.core.row_time import days_of
 from apex_ml.services.scorer import Scorer
 
 BATCH_ROWS = 65_536

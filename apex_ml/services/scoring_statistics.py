@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 
 import numpy as np
 
 from apex_ml.adapters.duckdb.file_report import FileReport
 from apex_ml.adapters.postgres.scoring_runs import ClassFigures, ScoringRun
+from apex_ml.contract.time_units import EPOCH
 from apex_ml.json_text import json_text
 from apex_ml.services.score_batches import MAX_DAYS_AHEAD, Tally
 from apex_ml.services.scorer import Scorer
@@ -91,4 +92,4 @@ def _lag_days(scorer: Scorer, tally: Tally) -> float | None:
         return None
     if not scorer.contract.has_timestamp:
         return 0.0
-    return round(tally.days / tally.rows - (scorer.as_of - date(1970, 1, 1)).days, 3)
+    return round(tally.days / tally.rows - (scorer.as_of - EPOCH).days, 3)

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 import numpy as np
 
 from apex_ml.adapters.postgres import online
+from apex_ml.contract.time_units import EPOCH
 from apex_ml.core.features import finish
 from apex_ml.core.profile import Profile
-from apex_ml.core.row_time import EPOCH, days_of
+from apex_ml.core.row_time import days_of
 from apex_ml.errors import ApexError, ConfigError, TransientError
 from apex_ml.services.run_folder import StepContext
 from apex_ml.serving.metrics import PipelineMetrics

@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from apex_ml.adapters.storage.simulated_truth import TRUE_PREFIX
+from apex_ml.contract.time_units import EPOCH
 from apex_ml.errors import ConfigError
 from apex_ml.simulate.draws import Codes, Days, Floats, pick, pick_each, stream
 from apex_ml.simulate.leaf_tree import LeafTree
-from apex_ml.simulate.logits import EPOCH, Logits, softmax
+from apex_ml.simulate.logits import Logits, softmax
 from apex_ml.simulate.process import Drift, Mode, Process, build_mode
 from apex_ml.simulate.process_columns import AbsNormal, Choice, Integers
 from apex_ml.simulate.turns import Turns, remember

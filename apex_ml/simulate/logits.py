@@ -7,11 +7,11 @@ from datetime import date
 
 import numpy as np
 
+from apex_ml.contract.time_units import EPOCH
 from apex_ml.simulate.draws import Codes, Days, Floats
 from apex_ml.simulate.process import Mode, Process
 from apex_ml.simulate.process_columns import Choice, Target
 
-EPOCH = date(1970, 1, 1)
 DAYS_A_YEAR = 365.25
 
 

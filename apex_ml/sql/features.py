@@ -1,4 +1,4 @@
-"""The history's state, the examples and the snapshot as DuckDB SQL, compiled from the contract.
+"""The history's state and the examples as DuckDB SQL, compiled from the contract.
 
 This module only builds text. Only rows dated strictly before the row in question count.
 """
@@ -6,7 +6,6 @@ This module only builds text. Only rows dated strictly before the row in questio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date
 
 from apex_ml.contract.history_state import (
     DaySum,
@@ -148,11 +147,3 @@ def select_examples(contract: Contract, rows: str) -> str:
         f"SELECT {columns} FROM {rows} AS o SEMI JOIN ({last}) AS last USING ({entity}, {when}) "
         f"QUALIFY row_number() OVER (PARTITION BY {entity} ORDER BY {', '.join(ties)}) = 1"
     )
-
-
-def select_snapshot(contract: Contract, rows: str, as_of: date) -> str:
-    """SQL: the state of every entity before a time, one row per entity, ordered by entity."""
-    entity, when = identifier(contract.entity), identifier(contract.timestamp)
-    asked = f"(SELECT {entity}, {literal(as_of)} AS {when} FROM {rows})"
-    names = ", ".join([entity, *(identifier(name) for name, *_ in state_columns(contract))])
-    return f"SELECT {names} FROM ({select_state(contract, asked, rows)}) ORDER BY {entity}"

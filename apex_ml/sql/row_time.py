@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from apex_ml.contract.model import MICROSECONDS_A_DAY, Contract
+from apex_ml.contract.model import Contract
+from apex_ml.contract.time_units import MICROSECONDS_A_DAY
 from apex_ml.sql.file_types import zone_sql
 from apex_ml.sql.quote import identifier, literal
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.contract.model import Contract
+from apex_ml.contract.time_units import EPOCH
 from apex_ml.core.drift import drift
 from apex_ml.core.row_time import days_of
 from apex_ml.core.split import PARTS
@@ -28,7 +29,6 @@ from apex_ml.sql.rows import select_measure_sums
 from apex_ml.wording import counted
 
 logger = logging.getLogger(__name__)
-EPOCH = date(1970, 1, 1)
 
 
 def split(context: StepContext, *, strategy: str) -> SplitResult:

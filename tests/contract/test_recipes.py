@@ -27,9 +27,10 @@ from apex_ml.contract.recipes.interface import HistoryFeature, Recipe, RowStates
 from apex_ml.core.features import feature_columns, finish, state_needed
 from apex_ml.core.history import Replay, settle_ties
 from apex_ml.errors import ConfigError
-from apex_ml.sql.features import select_snapshot, select_state
+from apex_ml.sql.features import select_state
 from apex_ml.sql.history import select_compact, select_sorted
 from tests.support.reference_features import FIRST, as_table, random_orders, with_every_recipe
+from tests.support.snapshots import select_snapshot
 
 if TYPE_CHECKING:
     from apex_ml.contract.contradictions import Parts

@@ -19,7 +19,7 @@ from apex_ml.contract.history_state import state_columns
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import LAST_DATE, LAST_TARGET
 from apex_ml.core.features import calendar_part, feature_columns, feature_values, finish, state_needed
-from apex_ml.sql.features import select_examples, select_snapshot, select_state
+from apex_ml.sql.features import select_examples, select_state
 from apex_ml.sql.rows import ROWS, select_with_state
 from tests.support.reference_features import (
     EPOCH,
@@ -32,6 +32,7 @@ from tests.support.reference_features import (
     with_every_recipe,
     with_features,
 )
+from tests.support.snapshots import select_snapshot
 
 
 @pytest.fixture

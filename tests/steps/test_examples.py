@@ -29,7 +29,6 @@ from apex_ml.services.accepted_rows import load_rows
 from apex_ml.services.drop_features import features_query
 from apex_ml.services.scorer import Scorer
 from apex_ml.serving.history import History
-from apex_ml.sql.features import select_snapshot
 from apex_ml.sql.row_checks import ROW_NR
 from apex_ml.sql.rows import ROWS
 from apex_ml.steps import elt as step
@@ -48,6 +47,7 @@ from tests.support.reference_features import (
     with_features,
     with_times,
 )
+from tests.support.snapshots import select_snapshot
 
 AS_OF = FIRST + timedelta(days=40)
 OF_ROWS: dict[str, Callable[[Contract], Contract]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import duckdb
@@ -14,13 +14,13 @@ from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract
 from apex_ml.contract.requests.derived import Computed
 from apex_ml.contract.requests.reader import RequestReader
+from apex_ml.contract.time_units import EPOCH, EPOCH_IN_UTC
 from apex_ml.sql.derived import OUTSIDE_YEARS, failed_rule, not_finite_rule, select_values
 from apex_ml.sql.session import SHOW_INSTANTS_IN_UTC
 
 MAX_KNOWN = 20_000
 """Rows of which the values are kept."""
 _MEMORY = "256MB"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ROWS = "rows"
 """The name of the argument that the statement reads."""
 
@@ -79,8 +79,8 @@ class DerivedColumns:
             return Computed(value)
         try:
             if column.type == "date":
-                return Computed(_EPOCH.date() + timedelta(days=value))
-            time = _EPOCH + timedelta(microseconds=value)
+                return Computed(EPOCH + timedelta(days=value))
+            time = EPOCH_IN_UTC + timedelta(microseconds=value)
         except OverflowError:
             return Computed(None, OUTSIDE_YEARS)
         return Computed(time if column.timezone is not None else time.replace(tzinfo=None))

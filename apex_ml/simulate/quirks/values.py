@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from datetime import date
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from apex_ml.contract.time_units import EPOCH
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.simulate.process_columns import Choice
 from apex_ml.simulate.quirks.interface import Context, Mask, Quirks, row_quirk
@@ -116,7 +116,7 @@ def _changing_attributes(table: pa.Table, rows: Mask, context: Context) -> pa.Ta
     names = entities.dictionary.to_pylist()
     hashes = np.array([zlib.crc32(f"{context.seed}:{name}".encode()) for name in names], np.int64)
     window = (process.window.end - process.window.start).days
-    first = (process.window.start - date(1970, 1, 1)).days
+    first = (process.window.start - EPOCH).days
     moments = first + 1 + hashes * 7919 % max(1, window)  # a prime step makes the day differ from the order of the hash
     codes = entities.indices.to_numpy(zero_copy_only=False)
     days = (
