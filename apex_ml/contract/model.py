@@ -20,6 +20,7 @@ from apex_ml.contract.columns import Column
 from apex_ml.contract.contradictions import Parts
 from apex_ml.contract.fault_text import explain_errors
 from apex_ml.contract.features import Features
+from apex_ml.contract.file_format import PARQUET, FileFormat
 from apex_ml.contract.former_names import replace_former_names, with_former_names
 from apex_ml.contract.identity import ContractIdentity
 from apex_ml.contract.names import ROW_DAY, ROW_IDENTITY, name_faults
@@ -62,6 +63,11 @@ class Contract(Wording):
         (),
         exclude_if=lambda names: not names,
         description="Columns that are not read; the same as columns with the role ignore.",
+    )
+    files: FileFormat = Field(
+        PARQUET,
+        exclude_if=lambda files: files == PARQUET,
+        description="The format of raw files and drops: parquet, or CSV with its options.",
     )
     columns: dict[str, Column]
     rules: tuple[Rule, ...] = ()

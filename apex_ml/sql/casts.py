@@ -22,6 +22,7 @@ from apex_ml.sql.written_times import clock_readings, too_fine
 
 NOT_FINITE = "type: not a finite number"
 """The rule that a number in a text column breaks."""
+_NUMBERS = ("double", "int64", "decimal")
 _DELIVERABLE = {
     "string": "text",
     "double": "numbers",
@@ -33,13 +34,18 @@ _DELIVERABLE = {
 }
 
 
-def cast_sql(column: Column, kind: pa.DataType, source: str) -> str | None:
-    """SQL of a cast without loss, null where that is not possible; None when no value of the type can be cast."""
+def cast_sql(column: Column, kind: pa.DataType, source: str, decimal: str = ".") -> str | None:
+    """SQL of a cast without loss, null where that is not possible; None when no value of the type can be cast.
+
+    `decimal` is the decimal sign of numbers in text; with a comma a text with a point is no number.
+    """
     if pa.types.is_null(kind):
         return f"CAST(NULL AS {duckdb_type(column)})"
     text = as_text(kind, source) if column.type == "string" or holds_text(kind) else None
     if column.type == "string":
         return text or (number_text(kind, source) if _is_number(kind) or pa.types.is_boolean(kind) else None)
+    if text and decimal != "." and column.type in _NUMBERS:
+        text = f"CASE WHEN NOT contains({text}, '.') THEN replace({text}, {literal(decimal)}, '.') END"
     if column.type == "double":
         return _double_sql(kind, source, text)
     if column.type == "int64":

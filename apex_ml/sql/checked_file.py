@@ -12,7 +12,7 @@ from pathlib import Path
 
 from apex_ml.contract.names import IN_DOUBT, ROW_NR
 from apex_ml.sql.derived import DerivedValue, select_derived
-from apex_ml.sql.parquet import copy_to_parquet, scan_by_place
+from apex_ml.sql.parquet import copy_to_parquet, place_name, scan_by_place
 from apex_ml.sql.quarantine import is_true, own_values_sql, reasons_sql, value_sql
 from apex_ml.sql.quote import identifier, identifiers
 from apex_ml.sql.recovered_columns import RecoveredColumns
@@ -39,6 +39,8 @@ class CheckedFile:
     held_staged: bool = False
     """Whether the rows of :meth:`staged` are in the table HELD_STAGED."""
     recovered: RecoveredColumns | None = None
+    has_lines: bool = False
+    """Whether the column behind those of the checks holds the line of each row; else a row has its position."""
 
     def rows(self) -> str:
         """All rows as they are in the file, with the derived columns."""
@@ -48,6 +50,10 @@ class CheckedFile:
     def _own_rows(self) -> str:
         names = ", ".join(self.checks.source)
         file = scan_by_place(self.path, len(self.checks.source))
+        if self.has_lines:
+            lines = len(self.checks.source)
+            file = scan_by_place(self.path, lines + 1)
+            return f"SELECT {names}, {place_name(lines)} AS {ROW_NR} FROM {file}"
         if self.recovered is None:
             return f"SELECT {names}, file_row_number AS {ROW_NR} FROM {file}"
         columns: list[str] = []

@@ -179,9 +179,10 @@ def _compile(
     staged_raw: str,
     bad: str | None = None,
     derived: DerivedValue | None = None,
+    decimal: str = ".",
 ) -> _Compiled:
     name = identifier(column.name)
-    cast = cast_sql(column, kind, source)
+    cast = cast_sql(column, kind, source, decimal)
     if cast is None:
         # nulls stay nulls, which may be a fault; no value can be used
         nothing = f"CAST(NULL AS {duckdb_type(column)})"
@@ -233,6 +234,7 @@ def compile_row_checks(
     as_of: date | None,
     recovered: frozenset[int] = frozenset(),
     derived: Mapping[str, pa.DataType] = MappingProxyType({}),
+    decimal: str = ".",
 ) -> RowChecks:
     """Compile the checks of one file from its Arrow schema.
 
@@ -241,11 +243,11 @@ def compile_row_checks(
     `as_of` the rules that need it are left out. A column of the contract that the file has twice counts as missing.
     `recovered` are the places of columns with values that could not be decoded: the source has null in their place,
     and beside it a column named by :func:`undecodable`. `derived` are the types of the derived columns' expressions,
-    by column; their values have the places behind those of the file.
+    by column; their values have the places behind those of the file. `decimal` is the decimal sign of numbers in text.
     """
     matched = match_columns(contract, schema.names)
     compiled = {
-        column.name: _compile_column(column, use, schema, matched.places.get(column.name), recovered)
+        column.name: _compile_column(column, use, schema, matched.places.get(column.name), recovered, decimal)
         for column in contract.file_columns.values()
     }
     sources = {name: c.value for name, c in compiled.items()}
@@ -286,14 +288,15 @@ def compile_row_checks(
 
 
 def _compile_column(
-    column: Column, use: Use, schema: pa.Schema, place: int | None, recovered: frozenset[int]
+    column: Column, use: Use, schema: pa.Schema, place: int | None, recovered: frozenset[int], decimal: str
 ) -> _Compiled:
     """Compile a column by its place in the file; without a place its values are null."""
     if place is None:
         nothing = f"CAST(NULL AS {duckdb_type(column)})"
         return _Compiled(nothing, nothing, [], [], [])
     bad = undecodable(place) if place in recovered else None
-    return _compile(column, unwrap(schema.field(place).type), use, identifier(place_name(place)), raw(place), bad)
+    source, kind = identifier(place_name(place)), unwrap(schema.field(place).type)
+    return _compile(column, kind, use, source, raw(place), bad, decimal=decimal)
 
 
 def _raw_columns(schema: pa.Schema, matched: Matched, recovered: frozenset[int]) -> tuple[RawColumn, ...]:

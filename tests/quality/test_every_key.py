@@ -1274,6 +1274,37 @@ def test_repeated_keys(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
         assert sorted((row["number"], row["day"]) for row in rows) == kept
 
 
+FORMATS = {
+    "{format: csv}": b'client,day,kind,x\nc0,2024-03-05,A,"1.5"\n',
+    '{format: csv, delimiter: ";", quote: "\'", decimal: ","}': b"client;day;kind;x\n'c0';2024-03-05;A;1,5\n",
+    '{format: csv, escape: "\\\\", encoding: cp1252}': 'client,day,kind,x,ñ\nc0,2024-03-05,A,1.5,"\\""\n'.encode(
+        "cp1252"
+    ),
+    "{format: csv, names: [x, kind, day, client]}": b"1.5,A,2024-03-05,c0\n",
+    '{format: csv, nulls: ["", NA], decimal: "."}': b"client,day,kind,x,y\nc0,2024-03-05,A,1.5,NA\n",
+}
+
+
+@pytest.mark.parametrize("files", FORMATS)
+def test_files(con: duckdb.DuckDBPyConnection, tmp_path: Path, files: str) -> None:
+    columns = {
+        "day": COLUMNS["day"].replace("}", ", normalise: [{date_formats: ['%Y-%m-%d']}]}"),
+        "x": column("double"),
+        "y": column("double", required="false", nullable="true"),
+    }
+    contract = contract_of(tmp_path, columns, files=files)
+    (tmp_path / "a.csv").write_bytes(FORMATS[files])
+    out = {"accepted": tmp_path / "accepted.parquet", "quarantined": tmp_path / "bad.parquet"}
+    report = check_file(make_strict(con), tmp_path / "a.csv", contract, "train", as_of=AS_OF, **out)
+    expected = {"client": "c0", "day": DAY, "kind": "A", "x": 1.5, "y": None}
+    assert pq.read_table(out["accepted"]).to_pylist() == [expected]
+    assert (report.accepted, report.quarantined, report.cast) == (1, 0, ())
+    parquet = contract_of(tmp_path, columns, files="{format: parquet}")
+    assert parquet.digest() == contract_of(tmp_path, columns).digest() != contract.digest()
+    with pytest.raises(DataError, match=r"a\.csv: not a parquet file .*format: csv"):
+        check_file(make_strict(con), tmp_path / "a.csv", parquet, "train", as_of=AS_OF, **out)
+
+
 ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
     test_pairs: ("Contract.rules", *rule("PairsRule", "rule=pairs", "columns", "allowed", "name", "description")),
     test_before_as_of: rule("BeforeAsOfRule", "rule=before_as_of", "columns", "name", "description"),
@@ -1313,6 +1344,11 @@ ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
     test_ignored_columns_are_not_read: ("Contract.ignored", "Column.role=ignore"),
     test_derived_columns: ("Column.derive",),
     test_repeated_keys: ("Contract.repeated_keys=latest", "Contract.repeated_keys=refuse"),
+    test_files: (
+        "Contract.files", "FileFormat.format=parquet", "FileFormat.format=csv", "FileFormat.decimal=.",
+        "FileFormat.decimal=,", *(f"FileFormat.{key}" for key in ("delimiter", "quote", "escape", "names", "encoding")),
+        "FileFormat.nulls",
+    ),
     test_match: ("Contract.match=exact", "Contract.match=insensitive"),
     test_every_order_is_an_example: ("Features.grain=every_row",),
     test_attributes_of_every_type_are_features: ("Features.attributes",),

@@ -1,4 +1,4 @@
-"""Run the contract's row checks on one parquet file, in DuckDB, in bounded memory."""
+"""Run the contract's row checks on one file, in DuckDB, in bounded memory."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from apex_ml.adapters.duckdb.file_schema import (
     refuse_repeated_names,
 )
 from apex_ml.adapters.duckdb.split_rows import HELD_ROWS, SplitFiles, compute_derived, split_rows
+from apex_ml.adapters.duckdb.table_file import TableFile, add_bad_lines, as_parquet
 from apex_ml.adapters.storage.files import name_errors
 from apex_ml.adapters.storage.parquet_pages import encrypted_columns, verify_pages
 from apex_ml.adapters.storage.parquet_types import as_read, refuse_unknown_zones
@@ -51,16 +52,23 @@ def check_file(
 ) -> FileReport:
     """Split one file into accepted rows and quarantined rows with all their reasons.
 
-    `accepted` gets the contract's columns, normalised and cast, and with `with_row_nr` also the row's position in the
-    file. Without `copy` it is written only when the file itself will not do; the report's `query` then reads the rows
-    until the next file is checked. `quarantined` is written only when a row is bad: `row_nr`, `reasons` (JSON list of
-    column, value, rule) and `row` (JSON of the file's own values, texts cut after 10,000 characters). `name` is the
-    file's name in the report and in errors, by default its last name. Raises :class:`~apex_ml.errors.DataError` for a
-    file that cannot be read, that contradicts its checksums, or that lacks a required column.
+    The file is parquet, or CSV where the contract says so. `accepted` gets the contract's columns, normalised and cast,
+    and with `with_row_nr` also the row's position in the file, from 0; of CSV its line, from 1. Without `copy` it is
+    written only when the file itself will not do; the report's `query` then reads the rows until the next file is
+    checked. `quarantined` is written only when a row is bad: `row_nr`, `reasons` (JSON list of column, value, rule) and
+    `row` (JSON of the file's own values, texts cut after 10,000 characters). A line of CSV that cannot be parsed is
+    such a row. `name` is the file's name in the report and in errors, by default its last name. Raises
+    :class:`~apex_ml.errors.DataError` for a file that cannot be read, that contradicts its checksums, or that lacks a
+    required column.
     """
-    with name_errors(path, name or path.name):
-        file = _open(con, path, contract, use, as_of)
-        report = _check(file, SplitFiles(accepted, quarantined, with_row_nr, copy))
+    with (
+        name_errors(path, name or path.name),
+        as_parquet(path, contract, use, accepted.parent) as source,
+    ):
+        file = _open(con, source, contract, use, as_of)
+        report = _check(file, SplitFiles(accepted, quarantined, with_row_nr, copy or source.csv is not None))
+        if source.csv is not None:
+            report = add_bad_lines(con, report, source.csv, quarantined)
         if contract.extra == "report":
             extra = {f"{visible(column)}: {NOT_IN_CONTRACT}": report.rows for column in report.added}
             report = replace(report, warnings=report.warnings | extra)
@@ -84,6 +92,8 @@ class _File:
     rows: int
     encrypted: list[int]
     """Places of encrypted columns, none of them of the contract."""
+    has_lines: bool
+    """Whether the column behind those of the schema holds the line of each row."""
 
     def needed(self) -> list[int]:
         """Places of the columns of the contract."""
@@ -99,20 +109,26 @@ class _File:
         return recover(self.con, self.path, self.schema, self.needed(), self.encrypted, folder, self.wide())
 
 
-def _open(con: StrictConnection, path: Path, contract: Contract, use: Use, as_of: date | None) -> _File:
+def _open(con: StrictConnection, source: TableFile, contract: Contract, use: Use, as_of: date | None) -> _File:
     """Read the schema, verify the pages and compile the checks of a file; refuse one that cannot be checked."""
-    stored = as_read(con, path, read_schema(path))
-    rows = verify_pages(con, path)
-    encrypted = encrypted_columns(con, path)
+    path, csv = source.path, source.csv
+    encrypted: tuple[str, ...] = ()
+    if csv is None:
+        stored = as_read(con, path, read_schema(path))
+        rows = verify_pages(con, path)
+        encrypted = encrypted_columns(con, path)
+    else:
+        stored, rows = csv.schema, csv.rows
     schema = on_own_clock(con, path, contract, stored)
     refuse_repeated_names(path, contract, schema)
-    checks = compile_row_checks(contract, use, schema, as_of, derived=derived_types(contract))
+    decimal = "." if csv is None else contract.files.decimal
+    checks = compile_row_checks(contract, use, schema, as_of, derived=derived_types(contract), decimal=decimal)
     refuse_other_names(path, contract, checks)
     refuse_extra(path, contract, checks)
     refuse_encrypted(path, checks, encrypted)
     refuse_unknown_zones(con, path, contract, checks)
     places = [place for place, name in enumerate(schema.names) if name in encrypted]
-    return _File(con, path, contract, use, as_of, stored, schema, checks, rows, places)
+    return _File(con, path, contract, use, as_of, stored, schema, checks, rows, places, csv is not None)
 
 
 def _is_wide(kind: pa.DataType) -> bool:
@@ -139,7 +155,7 @@ def _check(file: _File, to: SplitFiles) -> FileReport:
 def _split(file: _File, recovered: RecoveredColumns | None, to: SplitFiles) -> FileReport:
     con = file.con
     if recovered is None:
-        rows = checked = CheckedFile(file.path, file.checks)
+        rows = checked = CheckedFile(file.path, file.checks, has_lines=file.has_lines)
         compute_derived(con, checked)
         if not to.copy and file.rows <= HELD_ROWS:
             con.execute(checked.create_held_table())

@@ -49,6 +49,9 @@ def check_parquet(path: Path) -> None:
     if head == ENCRYPTED_MAGIC:
         raise DataError(f"{path.name}: an encrypted parquet file; Apex holds no keys: deliver it without encryption")
     if head != PARQUET_MAGIC:
-        raise DataError(f"{path.name}: not a parquet file ({size} bytes); deliver it again as parquet")
+        raise DataError(
+            f"{path.name}: not a parquet file ({size} bytes); deliver it again as parquet, or write format: csv under"
+            " files in the pipeline's file if it is CSV"
+        )
     if tail != PARQUET_MAGIC or size < SMALLEST_PARQUET:
         raise DataError(f"{path.name}: a truncated parquet file ({size} bytes, no footer); deliver it again")
