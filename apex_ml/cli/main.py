@@ -51,7 +51,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "backup": ("apex_ml.cli.platform:backup", "Write databases, artifacts and data into one file."),
     "restore": ("apex_ml.cli.platform:restore", "Restore a backup."),
     "simulate": ("apex_ml.cli.simulated_year:simulate", "Generate rows; `simulate year`: simulate a year."),
-    "profile": ("apex_ml.cli.profile:profile", "Describe a table of parquet files, in the terminal and as HTML."),
+    "profile": (
+        "apex_ml.cli.profile:profile",
+        "Describe a table of files, in the terminal and as HTML.",
+    ),
     "init": ("apex_ml.cli.new_pipeline:init", "Write a first pipeline for a table."),
     "check": ("apex_ml.cli.data_check:check", "Check data against a pipeline's contract, dry."),
     "try": (

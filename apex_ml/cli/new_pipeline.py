@@ -31,7 +31,7 @@ NONE = "-"
     required=True,
     type=click.Path(path_type=Path),
     metavar="FILE|FOLDER",
-    help="The table, as parquet.",
+    help="The table, as parquet or CSV.",
 )
 @click.option("--target", required=True, metavar="COLUMN", help="The column to predict.")
 @click.option("--entity", metavar="COLUMN", help="What a row is about; its earlier rows are its history.")

@@ -31,8 +31,8 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 
 @click.command()
-@click.option("--raw", metavar="FOLDER", help="Folder of raw parquet files; remembered for the nightly runs.")
-@click.option("--drop", type=click.Path(path_type=Path), help="A parquet file to score in place of the newest day.")
+@click.option("--raw", metavar="FOLDER", help="Folder of raw files; remembered for the nightly runs.")
+@click.option("--drop", type=click.Path(path_type=Path), help="A file to score in place of the newest day.")
 @click.option("--invented", is_flag=True, help="Score 100,000 invented rows, also beside real raw data.")
 @click.pass_context
 def run(ctx: click.Context, raw: str | None, drop: Path | None, invented: bool) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="The page. Default: <name>-profile.html.")
 def profile(path: Path, target: str | None, timestamp: str | None, out: Path | None) -> None:
-    """Describe the table in a parquet FILE, or in all parquet files below a FOLDER.
+    """Describe the table in a parquet or CSV FILE, or in all such files below a FOLDER.
 
     Shows types, nulls, values, keys, repeated rows, the relation to a target, suspected leaks and the change over time,
     and writes an HTML page with plots. Needs no service and no pipeline.
@@ -39,7 +39,8 @@ def profile(path: Path, target: str | None, timestamp: str | None, out: Path | N
     console = Console()
     described = compute_profile(path, target, timestamp, console)
     show_profile(described, console)
-    name = re.sub(r"[^\w.-]+", "_", described.source.name).removesuffix(".parquet").strip("._") or "table"
+    name = re.sub(r"[^\w.-]+", "_", described.source.name)
+    name = re.sub(r"\.(parquet|(csv|tsv|txt)(\.gz|\.zst)?)$", "", name, flags=re.IGNORECASE).strip("._") or "table"
     page = out or Path(f"{name}-profile.html")
     write_profile_page(described, page.absolute())
     click.echo(f"Page with plots: {visible(str(page))}")

@@ -27,7 +27,7 @@ _RUN = click.option(
 @click.option(
     "--raw",
     metavar="FOLDER",
-    help="Folder of raw parquet files. Default: data/<pipeline>/raw, or that of its file.",
+    help="Folder of raw files. Default: data/<pipeline>/raw, or that of its file.",
 )
 @click.option(
     "--as-of",

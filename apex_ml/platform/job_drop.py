@@ -13,8 +13,10 @@ from pathlib import Path
 from rich.console import Console
 
 from apex_ml.adapters.storage.atomic_writes import write_atomically
+from apex_ml.adapters.storage.csv_files import is_csv
 from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.parquet_files import check_parquet
+from apex_ml.contract.file_format import PARQUET, FileFormat
 from apex_ml.contract.pipeline import Pipeline, PipelineSettings
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.file_names import hidden
@@ -48,16 +50,17 @@ def inbox(pipeline: PipelineSettings) -> Path:
     return local_folder(pipeline.locations.drops, "locations.drops") / "inbox"
 
 
-def check_drop(path: Path) -> None:
-    """Raise :class:`~apex_ml.errors.ConfigError` for a drop that the inbox would not accept."""
+def check_drop(path: Path, form: FileFormat = PARQUET) -> None:
+    """Raise :class:`~apex_ml.errors.ConfigError` for a drop that the inbox of a pipeline would not accept."""
     if path.is_dir():
-        raise ConfigError(f"--drop {path}: is a folder; name a single parquet file")
+        raise ConfigError(f"--drop {path}: is a folder; name a single file")
     if not path.is_file():
         raise ConfigError(f"--drop {path}: there is no such file")
     if hidden(path.name):
         raise ConfigError(f"--drop {path}: its name is that of an unfinished file; rename it")
     try:
-        check_parquet(path)
+        if not is_csv(path, form):
+            check_parquet(path)
     except DataError as error:
         raise ConfigError(f"--drop {path}: {error}") from error
 

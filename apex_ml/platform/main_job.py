@@ -56,13 +56,13 @@ class RetrainParameters(JsonRecord):
 def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, invented: bool = False) -> int:
     """Bring the platform up, retrain, score a drop and report; return the exit code.
 
-    ``raw`` is the folder of raw parquet files of this and all later runs; without it the one in the settings, which
+    ``raw`` is the folder of raw files of this and all later runs; without it the one in the settings, which
     is filled with sample data when it is empty. The drop is ``drop``, a file; without it generated rows when the raw
     data is generated or with ``invented``, else the newest day of the raw data, which is held back from training.
     Content that was scored before is not scored again. A retrain without new raw data is a success. A failed step
     prints its error and log; its exit code is returned, or 20 when it is not known. Ctrl-C leaves the platform up.
 
-    Raises :class:`~apex_ml.errors.ConfigError` for a folder without parquet files or a drop that is not parquet, and
+    Raises :class:`~apex_ml.errors.ConfigError` for a folder without raw files or a drop of another format, and
     :class:`~apex_ml.errors.TransientError` after a timeout.
     """
     began = time.monotonic()
@@ -70,7 +70,7 @@ def run_main_job(settings: Settings, raw: str | None, drop: Path | None = None, 
     if drop is not None and invented:
         raise ConfigError("--drop and --invented: give one of them")
     if drop is not None:
-        check_drop(drop)
+        check_drop(drop, load_pipeline(settings).contract.files)
     settings = _bring_up(settings, raw, console)
     invented = invented or (drop is None and has_generated_raw(settings))
 
@@ -126,8 +126,9 @@ def _bring_up(settings: Settings, raw: str | None, console: Console) -> Settings
 
     refuse_contradiction(settings)
     if raw:
-        folder = raw_folder(raw)
-        settings = remember_option(settings, load_pipeline(settings).name, "locations", "raw", str(folder))
+        pipeline = load_pipeline(settings)
+        folder = raw_folder(raw, pipeline.contract.files)
+        settings = remember_option(settings, pipeline.name, "locations", "raw", str(folder))
         console.print(f"Raw data: {folder}; remembered in {settings.env_file}, nightly runs use it too", markup=False)
     with sample_raw(settings, console):
         return up(settings)

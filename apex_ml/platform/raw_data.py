@@ -11,9 +11,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from apex_ml.adapters.storage.csv_files import is_csv
 from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.parquet_files import check_parquet
 from apex_ml.adapters.storage.raw_folder import data_files
+from apex_ml.contract.file_format import PARQUET, FileFormat
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ApexError, ConfigError, DataError
 from apex_ml.file_names import hidden
@@ -28,10 +30,10 @@ RAW = "locations.raw"
 """The key of the folder of raw files in a pipeline's file."""
 
 
-def raw_folder(raw: str) -> Path:
+def raw_folder(raw: str, form: FileFormat = PARQUET) -> Path:
     """Return the absolute folder of raw data.
 
-    Raises :class:`~apex_ml.errors.ConfigError` when it is missing or holds no parquet file.
+    Raises :class:`~apex_ml.errors.ConfigError` when it is missing or holds no file of the format.
     """
     folder = local_folder(raw, "RAW").resolve()
     try:
@@ -40,9 +42,12 @@ def raw_folder(raw: str) -> Path:
         raise ConfigError(str(error)) from error
     for file in files:
         with contextlib.suppress(ApexError):
-            check_parquet(file)
+            if not is_csv(file, form):
+                check_parquet(file)
             return folder
-    raise ConfigError(f"RAW={folder}: no parquet file among its {counted(len(files), 'file')}, e.g. {files[0].name}")
+    raise ConfigError(
+        f"RAW={folder}: no {form.format} file among its {counted(len(files), 'file')}, e.g. {files[0].name}"
+    )
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ def check_data(
     progress: Callable[[str], None] = lambda name: None,
     keep: Path | None = None,
 ) -> DataCheck:
-    """Run the row checks of a contract on a parquet file, or on all files below a folder, in bounded memory.
+    """Run the row checks of a contract on a file, or on all files below a folder, in bounded memory.
 
     The accepted rows are kept in the folder `keep`, a file for each; by default they are not. A file that cannot be
     read, or lacks a column, is in the result. Raises :class:`~apex_ml.errors.DataError` when there is no file.

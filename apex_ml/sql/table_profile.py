@@ -83,6 +83,24 @@ def count_nanoseconds(column: str, formats: Iterable[str]) -> str:
     return f"SELECT count(*) FILTER ({fine or 'false'}) FROM {PROFILED}"
 
 
+def whole_number(column: str) -> str:
+    """SQL of a text as a whole number; null for another one, and for a code such as 007."""
+    text = f"trim({column})"
+    return f"CASE WHEN regexp_full_match({text}, '[+-]?(0|[1-9][0-9]*)') THEN TRY_CAST({text} AS BIGINT) END"
+
+
+def number(column: str) -> str:
+    """SQL of a text as a number; null for another one, and for a code such as 007."""
+    text = f"trim({column})"
+    form = "[+-]?((0|[1-9][0-9]*)([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]+)?"
+    return f"CASE WHEN regexp_full_match({text}, '{form}') THEN TRY_CAST({text} AS DOUBLE) END"
+
+
+def truth_value(column: str) -> str:
+    """SQL of a text as a truth value; null for another one."""
+    return f"CASE lower(trim({column})) WHEN 'true' THEN true WHEN 'false' THEN false END"
+
+
 def count_readable(column: str, readings: Iterable[str], sample: int = 0) -> str:
     """One row: values that are neither null nor blank, then those for which each reading is not null.
 
@@ -151,13 +169,16 @@ def summarise_times(column: str, shares: Iterable[float]) -> str:
 
 
 def summarise_text(column: str) -> str:
-    """One row: shortest and longest, then counts: blank, with blanks at an end, numbers, whole numbers."""
+    """One row: shortest and longest, then counts: blank, with blanks at an end, numbers, whole numbers.
+
+    A code such as 007 is no number.
+    """
     text = f"trim({column})"
     counts = [
         f"{text} = ''",
         f"{text} <> {column}",
-        f"TRY_CAST({text} AS DOUBLE) IS NOT NULL",
-        f"regexp_full_match({text}, '[+-]?[0-9]{{1,18}}')",
+        f"TRY_CAST({text} AS DOUBLE) IS NOT NULL AND NOT regexp_matches({text}, '^[+-]?0[0-9]')",
+        f"regexp_full_match({text}, '[+-]?(0|[1-9][0-9]{{0,17}})')",
     ]
     filters = ", ".join(f"count(*) FILTER ({condition})" for condition in counts)
     return f"SELECT min(length({column})), max(length({column})), {filters} FROM {PROFILED}"

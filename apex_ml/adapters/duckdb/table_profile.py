@@ -13,6 +13,7 @@ import duckdb
 from apex_ml.adapters.duckdb.column_profile import BinnedColumn, profile_column, quantile_edges
 from apex_ml.adapters.duckdb.engine import StrictConnection, connect_strict, errors_name, one_row
 from apex_ml.adapters.duckdb.table_source import find_table, open_table
+from apex_ml.adapters.storage.csv_tables import csv_as_parquet
 from apex_ml.core.leakage import SMOOTHING
 from apex_ml.core.table_profile.bins import MISSING, OTHERS, number_text, range_labels
 from apex_ml.core.table_profile.drift import measure_drift, period_unit
@@ -48,17 +49,23 @@ def profile_table(
     timestamp: str | None = None,
     progress: Progress = lambda text: None,
 ) -> TableProfile:
-    """Describe the table in a parquet file, or in all below a folder, in bounded memory.
+    """Describe the table in a parquet or CSV file, or in all below a folder, in bounded memory.
 
     Without `timestamp` the date or timestamp column that most rows have is the time. `progress` is called with what is
     computed. Raises :class:`~apex_ml.errors.DataError` for files that cannot be read, and for a column that is not
     there.
     """
     path = path.absolute()  # "." has no name
-    files = find_table(path)
-    with connect_strict(settings) as con, errors_name(visible(path.name)):
-        progress("files")
-        source, columns = open_table(con, path, files, target)
+    delivered = find_table(path)
+    progress("files")
+    with (
+        connect_strict(settings) as con,
+        errors_name(visible(path.name)),
+        csv_as_parquet(delivered) as (files, csv, bad_lines),
+    ):
+        source, columns = open_table(con, path, files, target, all_text=csv is not None)
+        size = sum(file.stat().st_size for file in delivered.files)
+        source = replace(source, bytes=size, csv=csv, bad_lines=bad_lines)
         names = [column.name for column in columns]
         for name in filter(None, (target, timestamp)):
             if name not in names:

@@ -76,28 +76,29 @@ class TableColumn:
 
 
 def find_table(path: Path) -> RawFiles:
-    """The files of a table: one parquet file, or those below a folder.
+    """The files of a table: one file, or those below a folder.
 
     Raises :class:`~apex_ml.errors.DataError` when there are none.
     """
     if path.is_dir():
         return raw_files(path.absolute(), "FOLDER")
     if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder; name a parquet file, or a folder of them")
-    if path.suffix.lower() in (".csv", ".tsv", ".txt", ".json", ".xlsx"):
+        raise DataError(f"{path}: there is no such file or folder; name a parquet or CSV file, or a folder of them")
+    if path.suffix.lower() in (".json", ".xlsx"):
         raise DataError(
-            f"{path.name}: Apex reads parquet files, and this is {path.suffix}; write it as parquet, for example by"
-            ' pandas.read_csv("…").to_parquet("…")'
+            f"{path.name}: Apex reads parquet and CSV files, and this is {path.suffix}; write it as one of them, for"
+            ' example by pandas.read_json("…").to_parquet("…")'
         )
     return RawFiles(path.absolute().parent, (path.absolute(),), {}, {})
 
 
 def open_table(
-    con: StrictConnection, path: Path, files: RawFiles, target: str | None = None
+    con: StrictConnection, path: Path, files: RawFiles, target: str | None = None, *, all_text: bool = False
 ) -> tuple[Source, list[TableColumn]]:
     """Make the files one relation. Columns that other files have with another type get a type that holds both.
 
     Without a date or timestamp, columns with year, month and day become one behind the others; the target is no part.
+    With `all_text` the files were CSV: texts of numbers or truth values are read as such.
     Raises :class:`~apex_ml.errors.DataError` for a file that cannot be read or has no columns, and for a table with a
     repeated name.
     """
@@ -112,7 +113,7 @@ def open_table(
             types[name] += [kind] if kind not in types[name] else []
     _refuse_unlike(path.name, schemas, types)
     views = [(paths, _places(names, [name for name, _ in columns])) for columns, paths in groups.items()]
-    columns = _read_columns(con, path.name, names, views, target)
+    columns = _read_columns(con, path.name, names, views, target, all_text)
     # DuckDB reads the whole numbers of a duration, which no contract takes
     lasting = {name for name, kinds in types.items() if kinds[0].startswith("duration")}
     columns = [replace(column, kind="other") if column.name in lasting else column for column in columns]
@@ -170,6 +171,7 @@ def _read_columns(
     names: Sequence[str],
     views: Sequence[tuple[Sequence[Path], Sequence[int | None]]],
     target: str | None,
+    all_text: bool,
 ) -> list[TableColumn]:
     """Create the relation; bytes that are text, and texts that are dates, are read as such, days in parts joined."""
     with errors_name(shown):
@@ -191,6 +193,9 @@ def _read_columns(
             elif kind in ("TIMESTAMP_NS", "TIMESTAMPTZ_NS"):
                 (fine,) = one_row(con, sql.count_nanoseconds(column.sql, ()))
                 column = TableColumn(name, place_name(nr), "timestamp", nanoseconds=fine)
+            elif kind == "VARCHAR" and all_text and (reading := _plain_type(con, column.sql)) is not None:
+                read_as[nr], of_text = reading
+                column = TableColumn(name, place_name(nr), of_text)
             columns.append(column)
         if read_as:
             con.execute(sql.create_table_view(views, read_as))
@@ -219,6 +224,20 @@ def _kind(duckdb_type: str) -> Kind:
     if duckdb_type.startswith("DECIMAL"):
         return "number"
     return "text" if duckdb_type.startswith("ENUM") else _KINDS.get(duckdb_type, "other")
+
+
+def _plain_type(con: StrictConnection, column: str) -> tuple[str, Kind] | None:
+    """SQL and kind of a column whose texts are all numbers or truth values; None for others, such as codes like 007."""
+    kinds: dict[str, Kind] = {sql.whole_number(column): "integer", sql.number(column): "number"}
+    kinds[sql.truth_value(column)] = "boolean"
+    try:
+        values, *counts = one_row(con, sql.count_readable(column, kinds, SAMPLED_ROWS))
+        for (reading, kind), n in zip(kinds.items(), counts, strict=True):
+            if values and n == values and _all_readable(con, column, reading):
+                return reading, kind
+    except duckdb.InvalidInputException:  # a text that is not UTF-8
+        pass
+    return None
 
 
 def _all_readable(con: StrictConnection, column: str, reading: str) -> bool:

@@ -37,7 +37,7 @@ def read_text(path: Path, form: FileFormat) -> Iterator[bytes]:
     as :func:`~apex_ml.adapters.storage.files.open_file` does.
     """
     with open_file(path) as file:
-        parts = _decompressed(path, file)
+        parts = decompress(path, file)
         first = next(parts, b"")
         if form.encoding == UTF8 and first.startswith(_UTF16_MARKS):
             raise DataError(
@@ -72,7 +72,8 @@ def _decoder(encoding: str) -> _Decoder | _Unchanged:
     return _Unchanged() if encoding == UTF8 else _Decoder(encoding)
 
 
-def _decompressed(path: Path, file: BinaryIO) -> Iterator[bytes]:
+def decompress(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    """The bytes of an open file in parts, decompressed when its name says that it is compressed."""
     kind = path.suffix.lower()
     if kind not in (".gz", ".zst"):
         while part := file.read(PART_BYTES):

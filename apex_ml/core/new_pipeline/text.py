@@ -35,6 +35,10 @@ def pipeline_text(name: str, profile: TableProfile, choices: Choices, proposal: 
     if proposal.repeated_keys is not None:
         lines += _comment("of several rows of one key the newest counts: whether keys repeat is not known", "")
         lines.append(f"repeated_keys: {proposal.repeated_keys}")
+    if profile.source.csv is not None:
+        lines += ["", *_comment("how the files were read; correct what the first rows of one file cannot say", "")]
+        lines.append("files:")
+        lines += [f"  {key}: {flow(value)}" for key, value in profile.source.csv.as_yaml().items()]
     lines += ["", "columns:"]
     for column in proposal.columns:
         lines += _column(column, profile)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from apex_ml.contract.file_format import FileFormat
 from apex_ml.core.table_profile.bins import MAX_LEVELS
 
 Kind = Literal["boolean", "integer", "number", "date", "timestamp", "text", "other"]
@@ -34,6 +35,10 @@ class Source:
     """Columns that some files lack, with the number of these files."""
     folders: tuple[str, ...] = ()
     """Names before the equals sign of folders such as year=2024, which are no columns of the files."""
+    csv: FileFormat | None = None
+    """The format of the files, where they are CSV."""
+    bad_lines: Mapping[str, int] = field(default_factory=dict)
+    """Lines of CSV files that cannot be parsed, by the rule that they break."""
 
 
 @dataclass(frozen=True)

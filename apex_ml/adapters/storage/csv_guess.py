@@ -1,0 +1,64 @@
+"""Read the beginning of a CSV file, and guess its format, for a table that no pipeline describes yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from apex_ml.adapters.storage.csv_records import Grammar
+from apex_ml.adapters.storage.csv_text import decompress, read_text
+from apex_ml.adapters.storage.files import open_file
+from apex_ml.contract.file_format import FileFormat
+from apex_ml.core.csv_format import guess_decimal, guess_delimiter, guess_encoding, guess_nulls
+
+CSV_SUFFIXES = (".csv", ".tsv", ".txt")
+COMPRESSED_SUFFIXES = (".gz", ".zst")
+MAX_ROWS = 10_000
+
+
+def is_named_csv(path: Path) -> bool:
+    """Whether the name of a file says that it is CSV, compressed or not.
+
+    >>> [is_named_csv(Path(name)) for name in ("a.csv", "A.TSV.gz", "a.parquet", "a.gz")]
+    [True, True, False, False]
+    """
+    name = path.name.lower()
+    for suffix in COMPRESSED_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name.endswith(CSV_SUFFIXES)
+
+
+def guess_format(path: Path) -> FileFormat:
+    """The format of a CSV file, by its first rows. Raises as :func:`~apex_ml.adapters.storage.csv_text.read_text` does.
+
+    Quotes are the usual ones, and the first row holds the names.
+    """
+    with open_file(path) as file:
+        head = next(decompress(path, file), b"")
+    form = FileFormat(format="csv", encoding=guess_encoding(head))
+    text = next(read_text(path, form), b"")
+
+    def rows_by(delimiter: str) -> list[list[str]]:
+        return _rows(Grammar(form.model_copy(update={"delimiter": delimiter})), text)
+
+    delimiter = guess_delimiter(rows_by)
+    rows = rows_by(delimiter)
+    return FileFormat(
+        format="csv",
+        encoding=form.encoding,
+        delimiter=delimiter,
+        decimal="," if guess_decimal(rows, delimiter) == "," else ".",
+        nulls=guess_nulls(rows),
+    )
+
+
+def _rows(grammar: Grammar, text: bytes) -> list[list[str]]:
+    """The values of the first records that are well formed. The last one may be incomplete."""
+    rows: list[list[str]] = []
+    at = 0
+    while len(rows) < MAX_ROWS and (match := grammar.record.match(text, at)) is not None:
+        at = match.end()
+        try:
+            rows += [[grammar.text_of(value) for value in grammar.values(match[1])]] if match[1] else []
+        except UnicodeDecodeError:
+            continue
+    return rows
