@@ -35,8 +35,9 @@ class BadRow:
 
     file: str
     row_nr: int
-    """Position in the file, from 0."""
+    """Position in the file, from 0; of CSV its line, from 1."""
     rules: tuple[str, ...]
+    is_line: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def _check(
         with errors_name(name):
             rows = con.execute(count_classes(contract, report.query)).fetchall()
         if report.quarantined:
-            _add_examples(examples, name, quarantined)
+            _add_examples(examples, name, quarantined, report.has_lines)
         return report, {value: n for value, n in rows if value in contract.classes}
     finally:
         if not copy:
@@ -159,13 +160,13 @@ def _check(
         quarantined.unlink(missing_ok=True)
 
 
-def _add_examples(examples: dict[str, BadRow], name: str, quarantined: Path) -> None:
+def _add_examples(examples: dict[str, BadRow], name: str, quarantined: Path, is_line: bool) -> None:
     rows_read = 0
     with pq.ParquetFile(quarantined) as file:
         for batch in file.iter_batches(batch_size=1000, columns=[ROW_NR, "reasons"]):
             for row in batch.to_pylist():
                 rules = tuple(f"{reason['column']}: {reason['rule']}" for reason in json.loads(row["reasons"]))
-                bad = BadRow(name, row[ROW_NR], rules)
+                bad = BadRow(name, row[ROW_NR], rules, is_line)
                 for rule in rules:
                     examples.setdefault(rule, bad)
             rows_read += len(batch)

@@ -131,7 +131,8 @@ def _scored_ddl(contract: Contract, at: str) -> list[str]:
         _comment(
             "TABLE",
             f"{at}scored",
-            "One row for each scored row of a scoring run. row_nr is its position in the drop, from 0.",
+            "One row for each scored row of a scoring run. row_nr is its position in the drop, from 0, or its line of"
+            " CSV.",
         ),
     ]
 

@@ -221,9 +221,9 @@ def test_other_faults_are_one_clear_error(settings: Settings, tmp_path: Path) ->
     path = write_table(tmp_path / "x.parquet", visits(50))
     with pytest.raises(DataError, match="there is no column shwo; did you mean show"):
         profile_table(settings, path, "shwo")
-    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="x.csv: Apex reads parquet files"):
-        profile_table(settings, tmp_path / "x.csv")
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(DataError, match="x.json: Apex reads parquet and CSV files"):
+        profile_table(settings, tmp_path / "x.json")
     write_table(tmp_path / "odd" / "1.parquet", {"a": [1]})
     write_table(tmp_path / "odd" / "2.parquet", {"a": [[1]]})
     with pytest.raises(DataError, match="odd: a is int64 in one file and list<.*> in another"):

@@ -98,7 +98,7 @@ def test_an_invalid_drop_is_refused_before_anything_starts(
 
 def test_a_folder_is_no_drop(tmp_path: Path) -> None:
     (tmp_path / "dir.parquet").mkdir()
-    with pytest.raises(ConfigError, match="dir.parquet: is a folder; name a single parquet file"):
+    with pytest.raises(ConfigError, match="dir.parquet: is a folder; name a single file"):
         check_drop(tmp_path / "dir.parquet")
 
 

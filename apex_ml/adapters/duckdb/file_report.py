@@ -32,10 +32,12 @@ class FileReport:
     """By label of `reasons` or `warnings`, the most frequent values behind it, as text for people."""
     query: str = ""
     """SQL of the accepted rows, for the same connection, as long as the file exists and no other file is checked."""
+    has_lines: bool = False
+    """Whether the file is CSV: a row is named by its line, from 1, and not by its position."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a manifest."""
-        return {name: value for name, value in asdict(self).items() if name != "query"}
+        return {name: value for name, value in asdict(self).items() if name not in ("query", "has_lines")}
 
     def with_examples(self, label: str) -> str:
         """A label of `reasons` or `warnings` with a few of the values behind it."""

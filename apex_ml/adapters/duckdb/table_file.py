@@ -63,7 +63,7 @@ class _TextColumns:
 def add_bad_lines(con: StrictConnection, report: FileReport, csv: ConvertedCsv, quarantined: Path) -> FileReport:
     """Add the lines that cannot be parsed to the quarantined rows and to the report of the others."""
     # every column of a CSV file is text: that is no difference from the contract
-    report = replace(report, cast=())
+    report = replace(report, cast=(), has_lines=True)
     if not csv.bad:
         return report
     with errors_name(csv.path.name):

@@ -79,7 +79,8 @@ def profile_table(
         binned = []
         for column in columns:
             progress(f"column {visible(column.name)}")
-            binned.append(profile_column(con, column, stored.get(column.name, "computed"), rows))
+            kind = stored.get(column.name, "computed") if csv is None else column.kind
+            binned.append(profile_column(con, column, kind, rows))
         profiles = tuple(one.profile for one in binned)
         progress("repeated rows and keys")
         (repeated,) = one_row(con, sql.count_repeated_rows(len(stored)))

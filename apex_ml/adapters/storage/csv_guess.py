@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
-from apex_ml.adapters.storage.csv_records import Grammar
+from apex_ml.adapters.storage.csv_records import LINE_END, Grammar
 from apex_ml.adapters.storage.csv_text import decompress, read_text
 from apex_ml.adapters.storage.files import open_file
 from apex_ml.contract.file_format import FileFormat
@@ -55,10 +56,13 @@ def _rows(grammar: Grammar, text: bytes) -> list[list[str]]:
     """The values of the first records that are well formed. The last one may be incomplete."""
     rows: list[list[str]] = []
     at = 0
-    while len(rows) < MAX_ROWS and (match := grammar.record.match(text, at)) is not None:
-        at = match.end()
-        try:
-            rows += [[grammar.text_of(value) for value in grammar.values(match[1])]] if match[1] else []
-        except UnicodeDecodeError:
+    while len(rows) < MAX_ROWS:
+        if (match := grammar.record.match(text, at)) is None:
+            if (end := LINE_END.search(text, at)) is None:
+                return rows
+            at = end.end()
             continue
+        at = match.end()
+        with suppress(UnicodeDecodeError):
+            rows += [[grammar.text_of(value) for value in grammar.values(match[1])]] if match[1] else []
     return rows

@@ -19,7 +19,7 @@ BAD_QUOTE = "quote: not closed, or text after the closing quote"
 BAD_TEXT = "encoding: bytes that are no text in the encoding of the file"
 TOO_FEW = "columns: fewer values than the header has"
 TOO_MANY = "columns: more values than the header has"
-_LINE_END = re.compile(rb"\r\n|\n|\r")
+LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Splitter:
         return again
 
     def _after_line(self, text: bytes) -> bytes:
-        if (end := _LINE_END.search(text)) is None:
+        if (end := LINE_END.search(text)) is None:
             return b""
         self._skips = False
         self._line += 1
@@ -159,7 +159,7 @@ class Splitter:
                     lines.append(self._line)
             else:
                 assert rule is not None
-                end = _LINE_END.search(text, at)
+                end = LINE_END.search(text, at)
                 stop, next_at = (len(text), len(text)) if end is None else end.span()
                 self._skips = end is None
                 records.bad.append(BadLine(self._line, rule, text[at : min(stop, at + MAX_KEPT)]))
@@ -172,7 +172,7 @@ class Splitter:
         """Whether a record that does not end here may be completed by the text that follows."""
         if last or len(text) - at > MAX_RECORD:
             return False
-        return self._grammar.unfinished.match(text, at) is not None or _LINE_END.search(text, at) is None
+        return self._grammar.unfinished.match(text, at) is not None or LINE_END.search(text, at) is None
 
     def _fault(self, record: bytes) -> str | None:
         """The rule that a well-formed record breaks."""

@@ -110,7 +110,7 @@ def _of_table(profile: TableProfile) -> Iterator[Finding]:
             f"folders are named {visible(name)}=…; Apex reads no column from them: write it into the files",
         )
     for rule, lines in source.bad_lines.items():
-        yield Finding("warning", None, f"{counted(lines, 'line')} cannot be parsed and are not counted: {rule}")
+        yield Finding("warning", None, f"{counted(lines, 'line')} cannot be parsed: {rule}")
     if source.left_out:
         some = "; ".join(f"{visible(name)}: {why}" for name, why in list(source.left_out.items())[:3])
         yield Finding("note", None, f"{counted(len(source.left_out), 'file')} in the folder are not read: {some}")

@@ -31,7 +31,8 @@ def show_check(check: DataCheck, console: Console) -> None:
             table.add_row(*map(Text, row))
         console.print(table)
     for bad in check.examples[:MAX_SHOWN]:
-        console.print(Text(f"Row {bad.row_nr:,} of {visible(bad.file)}: {'; '.join(map(visible, bad.rules))}"))
+        place = f"{'Line' if bad.is_line else 'Row'} {bad.row_nr:,} of {visible(bad.file)}"
+        console.print(Text(f"{place}: {'; '.join(map(visible, bad.rules))}"))
     for line in column_lines(check):
         console.print(Text(line))
     if check.rows:
