@@ -19,7 +19,8 @@ from apex_ml.settings import Settings
 from apex_ml.wording import did_you_mean
 
 if TYPE_CHECKING:
-    from apex_ml.contract.options import LocationOptions, PipelineOptions
+    from apex_ml.contract.locations import LocationOptions
+    from apex_ml.contract.options import PipelineOptions
     from apex_ml.pipeline_values import PipelineValue
 
 logger = logging.getLogger(__name__)
@@ -253,6 +254,8 @@ def locations_of(settings: Settings, name: str, options: LocationOptions) -> Loc
         raw=folder(options.raw, "data", name, "raw"),
         processed=folder(options.processed, "data", name, "processed"),
         drops=folder(options.drops, "data", name, "drops"),
+        stores=options.stores,
+        env_file=settings.env_file,
     )
 
 

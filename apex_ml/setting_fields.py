@@ -102,6 +102,14 @@ class SettingFields(BaseSettings):
         SecretStr(""), description="API key that apex loadtest sends; in containers the online service accepts it."
     )
 
+    # object stores
+    spool_mb: int = Field(
+        20_000,
+        ge=1,
+        description="Limit of the disk space for files of object stores, in MB: for a pipeline's raw files, and for a"
+        " drop.",
+    )
+
     # where steps run
     runtime: Literal["local", "docker"] = Field(
         "local", description="A step is a process beside Airflow (local) or a container of its own (docker)."

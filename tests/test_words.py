@@ -57,6 +57,7 @@ CLIENTS = (
     *("apex_ml/adapters/mlflow/experiments.py", "apex_ml/adapters/mlflow/tracking.py", "apex_ml/surroundings.py"),
     *("apex_ml/adapters/postgres/errors.py", "apex_ml/contract/names.py", "apex_ml/serving/client.py"),
     *("apex_ml/platform/airflow_api.py", "apex_ml/platform/backup.py", "apex_ml/platform/embedded/supervision.py"),
+    "apex_ml/adapters/storage/stores.py",
     *("apex_ml/platform/embedded/supervisor_client.py", "apex_ml/serving/app.py", "apex_ml/serving/guard.py"),
     *("apex_ml/serving/loadtest.py", "apex_ml/serving/rate_limit.py", "apex_ml/serving/server.py"),
     *("deployment/docker/healthy.py", "deployment/docker/platform.sh", "plugins/apex_airflow/runtimes/container.py"),

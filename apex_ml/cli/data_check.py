@@ -40,12 +40,12 @@ def check(name: str, data: Path | None, use: Use) -> None:
 
 def pipeline_and_data(name: str, data: Path | None) -> tuple[Settings, Pipeline, Path]:
     """A pipeline with its settings, and the data for it: those that are given, or its raw folder."""
-    from apex_ml.adapters.storage.locations import local_folder
     from apex_ml.pipelines import load_pipeline
+    from apex_ml.services.raw_location import local_raw
 
     settings = Settings.load().model_copy(update={"pipeline": name})
     pipeline = load_pipeline(settings)
-    return settings, pipeline, data or local_folder(pipeline.locations.raw, "locations.raw")
+    return settings, pipeline, data or local_raw(settings, pipeline)
 
 
 def check_pipeline(name: str, data: Path | None, use: Use) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from apex_ml.contract.error_cost import ClassName, ErrorCost, repeated_errors
+from apex_ml.contract.locations import LocationOptions
 from apex_ml.contract.part import ContractPart, ContradictionError
 from apex_ml.setting_types import Mails, check_candidates, check_cron, check_rows_noun, check_split
 
@@ -148,14 +149,6 @@ class Schedule(ContractPart):
     )
 
 
-class LocationOptions(ContractPart):
-    """Where the pipeline's files are. A relative folder is below the home."""
-
-    raw: str = Field("", description="Folder of raw parquet files. Empty: <home>/data/<pipeline>/raw.")
-    processed: str = Field("", description="Folder of the steps' outputs. Empty: <home>/data/<pipeline>/processed.")
-    drops: str = Field("", description="Folder of inbox/, done/ and quarantine/. Empty: <home>/data/<pipeline>/drops.")
-
-
 class Scoring(ContractPart):
     """How drops are noticed and scored."""
 
@@ -171,6 +164,18 @@ class Scoring(ContractPart):
     )
     deadline_minutes: int = Field(
         60, ge=1, le=MAX_MINUTES, description="Scoring deadline of a drop, in minutes after it arrived."
+    )
+    after: Literal["move", "keep"] = Field(
+        "move",
+        exclude_if=lambda after: after == "move",
+        description="Whether a scored drop in an object store is moved to done/ (move), or stays where it is (keep), in"
+        " a bucket that may only be read.",
+    )
+    ascending_keys: bool = Field(
+        False,
+        exclude_if=lambda ascending: not ascending,
+        description="With after: keep, whether new objects get keys that sort after the older ones, as dated prefixes"
+        " do. Then only those are listed, and all of them once a day.",
     )
     chunk_drops: int = Field(1000, ge=1, description="Maximum number of drops in one mapped task of the scoring DAG.")
     chunk_mb: int = Field(

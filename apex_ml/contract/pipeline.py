@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from apex_ml.contract.locations import StoreOptions
 from apex_ml.contract.options import PipelineOptions
 
 if TYPE_CHECKING:  # Airflow reads the options of a pipeline alone, and its image has no Arrow
@@ -37,6 +39,10 @@ class Locations:
     """Folders of the runs."""
     drops: str
     """Parent of the folders of drops: inbox/, done/ and quarantine/."""
+    stores: Mapping[str, StoreOptions] = field(default_factory=dict)
+    """Options of object stores, by URL."""
+    env_file: Path | None = None
+    """File that may hold the logins of object stores."""
 
 
 @dataclass(frozen=True)

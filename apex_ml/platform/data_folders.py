@@ -6,23 +6,31 @@ and so do the programs that deliver drops.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.adapters.storage.files import map_disk_errors
 from apex_ml.contract.pipeline import Pipeline
-from apex_ml.errors import ConfigError
+from apex_ml.errors import ConfigError, TransientError
 from apex_ml.pipeline_settings import former_pipeline
+from apex_ml.services.inboxes import open_inbox
 from apex_ml.settings import Settings
 
+logger = logging.getLogger(__name__)
 DATA = ("raw", "processed", "drops")
 DATA_DOCS = "great_expectations"
 
 
-def make_data_folders(pipeline: Pipeline) -> None:
-    """Create the folders of drops and raw files of a pipeline, except a configured folder of raw files."""
-    Inbox(pipeline).prepare()
+def make_data_folders(settings: Settings, pipeline: Pipeline) -> None:
+    """Create the folders of drops and raw files of a pipeline, except a configured folder of raw files.
+
+    Of an object store it is only tried whether drops can be moved there. One that does not answer now stops nothing.
+    """
+    try:
+        open_inbox(settings, pipeline).prepare()
+    except TransientError as error:
+        logger.warning("inbox_unavailable pipeline=%s reason=%s", pipeline.name, error)
     if not pipeline.options.locations.raw:
         raw = Path(pipeline.locations.raw)
         with map_disk_errors(raw.parent):

@@ -16,12 +16,16 @@ from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.adapters.storage.csv_files import is_csv
 from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.parquet_files import check_parquet
+from apex_ml.adapters.storage.stores import open_storage
+from apex_ml.adapters.storage.waiting import INBOX, PLACE
 from apex_ml.contract.file_format import PARQUET, FileFormat
+from apex_ml.contract.locations import is_object_store
 from apex_ml.contract.pipeline import Pipeline, PipelineSettings
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.file_names import hidden
 from apex_ml.json_text import json_text
 from apex_ml.services.held_back import find_held_back
+from apex_ml.services.raw_location import local_raw
 from apex_ml.services.results import EltResult, ValidateResult
 from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.settings import Settings
@@ -45,9 +49,29 @@ class JobDrop:
         return hashlib.sha256(self.content).hexdigest()
 
 
+def deliver(pipeline: PipelineSettings, drop: JobDrop) -> None:
+    """Put a drop into the inbox, if it is not there.
+
+    Raises :class:`~apex_ml.errors.ConfigError` when another drop of this name waits, or when Apex only reads the
+    bucket of the drops.
+    """
+    url = pipeline.locations.drops
+    if is_object_store(url) and pipeline.options.scoring.after == "keep":
+        raise ConfigError(
+            f"{url}: Apex only reads it (scoring.after: keep); put the drop there yourself, with a key of its own"
+        )
+    storage, key = open_storage(pipeline.locations, url, PLACE), f"{INBOX}/{drop.name}"
+    if not storage.exists(key):
+        storage.put(key, drop.content)
+        return
+    with storage.open(key) as file:
+        if file.read() != drop.content:
+            raise ConfigError(f"{url}/{key}: another file of this name waits to be scored; give the drop another name")
+
+
 def inbox(pipeline: PipelineSettings) -> Path:
     """Return the folder where the drops of a pipeline arrive."""
-    return local_folder(pipeline.locations.drops, "locations.drops") / "inbox"
+    return local_folder(pipeline.locations.drops, PLACE) / INBOX
 
 
 def check_drop(path: Path, form: FileFormat = PARQUET) -> None:
@@ -93,7 +117,7 @@ def generated_drop(settings: Settings, pipeline: Pipeline) -> JobDrop:
     number, as_of = next_run_number(settings), _as_of(settings, pipeline)
     with tempfile.TemporaryDirectory(prefix="apex-drop-") as folder:
         path = Path(folder) / f"{INVENTED}{as_of}-{number:04}.parquet"
-        generated = make_drop(pipeline.locations.raw, as_of, DROP_ROWS, number, path, pipeline.contract)
+        generated = make_drop(str(local_raw(settings, pipeline)), as_of, DROP_ROWS, number, path, pipeline.contract)
         rows, clients = f"{generated.rows:,} invented {pipeline.rows}", counted(generated.clients, "client")
         description = f"{rows} of {clients} dated {as_of}, seed {number}"
         return JobDrop(path.name, path.read_bytes(), description)

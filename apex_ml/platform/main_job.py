@@ -10,7 +10,6 @@ from pathlib import Path
 from rich.console import Console
 
 from apex_ml.adapters.postgres.views import ViewRow
-from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.contract.pipeline import DagKind, Pipeline
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.pipelines import load_pipeline
@@ -26,8 +25,8 @@ from apex_ml.platform.follow import (
     print_failures,
     skip_reason,
 )
-from apex_ml.platform.job_drop import JobDrop, check_drop, generated_drop, held_back_drop, inbox, named_drop
-from apex_ml.platform.raw_data import has_generated_raw, raw_folder, sample_raw
+from apex_ml.platform.job_drop import JobDrop, check_drop, deliver, generated_drop, held_back_drop, named_drop
+from apex_ml.platform.raw_data import has_generated_raw, raw_place, sample_raw
 from apex_ml.platform.reports import job
 from apex_ml.platform.reports.task_board import TaskBoard
 from apex_ml.platform.served_model import former_model
@@ -127,9 +126,9 @@ def _bring_up(settings: Settings, raw: str | None, console: Console) -> Settings
     refuse_contradiction(settings)
     if raw:
         pipeline = load_pipeline(settings)
-        folder = raw_folder(raw, pipeline.contract.files)
-        settings = remember_option(settings, pipeline.name, "locations", "raw", str(folder))
-        console.print(f"Raw data: {folder}; remembered in {settings.env_file}, nightly runs use it too", markup=False)
+        place = raw_place(raw, pipeline.contract.files)
+        settings = remember_option(settings, pipeline.name, "locations", "raw", place)
+        console.print(f"Raw data: {place}; remembered in {settings.env_file}, nightly runs use it too", markup=False)
     with sample_raw(settings, console):
         return up(settings)
 
@@ -212,12 +211,8 @@ def _deliver(
     """Put a drop in the inbox and follow the scoring until the ledger has more than the `known` summary of it."""
     dag_id = pipeline.dag_id("score")
     earlier_runs = {run.run_id for run in api.dag_runs(dag_id)}
-    target = inbox(pipeline) / drop.name
-    if target.exists() and target.read_bytes() != drop.content:
-        raise ConfigError(f"{target}: another file of this name waits to be scored; give the drop another name")
     console.print(f"Drop: {drop.name}, {drop.description}; {dag_id} will notice it", markup=False)
-    if not target.exists():
-        write_atomically(target, drop.content)
+    deliver(pipeline, drop)
     began = time.monotonic()
     limit = pipeline.options.steps.timeout_minutes * 60.0
     retries = RetryReporter(api, console)
@@ -242,7 +237,7 @@ def _deliver(
                 raise RunFailedError(print_failures(api, settings, console, failed, tasks.get(failed.run_id, [])))
             if time.monotonic() - began > limit:
                 raise TransientError(
-                    f"{target}: not scored after {limit / 60:.0f} minutes (steps.timeout_minutes); "
+                    f"{drop.name}: not scored after {limit / 60:.0f} minutes (steps.timeout_minutes); "
                     f"see {api.pages}/dags/{dag_id} and `make logs S=airflow-triggerer`"
                 )
             time.sleep(POLL_SECONDS)

@@ -16,6 +16,7 @@ from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.parquet_files import check_parquet
 from apex_ml.adapters.storage.raw_folder import data_files
 from apex_ml.contract.file_format import PARQUET, FileFormat
+from apex_ml.contract.locations import is_object_store
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ApexError, ConfigError, DataError
 from apex_ml.file_names import hidden
@@ -28,6 +29,14 @@ SAMPLE_PROGRAM = "sample_data.py"
 """Program beside a pipeline's file that fills a folder with sample data."""
 RAW = "locations.raw"
 """The key of the folder of raw files in a pipeline's file."""
+
+
+def raw_place(raw: str, form: FileFormat = PARQUET) -> str:
+    """The location of raw data as a pipeline keeps it: a URL of an object store, or an absolute folder.
+
+    Raises as :func:`raw_folder` does; what is in an object store is seen when it is read.
+    """
+    return raw if is_object_store(raw) else str(raw_folder(raw, form))
 
 
 def raw_folder(raw: str, form: FileFormat = PARQUET) -> Path:
@@ -98,7 +107,10 @@ def sample_program(pipeline: Pipeline) -> Path:
 
 def has_generated_raw(settings: Settings) -> bool:
     """Whether all raw files are generated; then generated rows of the same entities do not mix with real data."""
-    folder = local_folder(load_pipeline(settings).locations.raw, RAW)
+    raw = load_pipeline(settings).locations.raw
+    if is_object_store(raw):
+        return False
+    folder = local_folder(raw, RAW)
     try:
         return is_simulated(folder, data_files(folder, RAW))
     except DataError:  # the retraining reports what is wrong with the folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from apex_ml.adapters.storage.drops import Waiting
+from apex_ml.adapters.storage.waiting import Waiting
 from apex_ml.json_text import json_text
 from apex_ml.services.scoring_results import DropChunk
 

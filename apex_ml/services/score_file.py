@@ -27,8 +27,8 @@ from apex_ml.adapters.postgres.scored_rows import write_scores
 from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns, ScoringRun
 from apex_ml.adapters.postgres.session import BulkSession, Session
 from apex_ml.adapters.storage.atomic_writes import scratch_folder
-from apex_ml.adapters.storage.drops import Waiting, file_state
-from apex_ml.adapters.storage.files import UnreadableError
+from apex_ml.adapters.storage.inboxes import FetchedDrop
+from apex_ml.adapters.storage.waiting import Waiting
 from apex_ml.contract.model import Contract
 from apex_ml.core.profile import Profile
 from apex_ml.errors import DataError, TransientError
@@ -86,13 +86,14 @@ def scoring_tools(context: StepContext) -> Iterator[ScoringTools]:
 
 
 def score_file(
-    scorer: Scorer, tools: ScoringTools, path: Path, drop: Waiting, sha256: str, again: DropRow | None = None
+    scorer: Scorer, tools: ScoringTools, file: FetchedDrop, again: DropRow | None = None
 ) -> ScoredDrop | None:
     """Check, score and write one file in one transaction; None when another process scored the content meanwhile.
 
     `again` is a drop that is scored again on purpose.
     """
     started_at, start = scorer.context.settings.now(), time.monotonic()
+    path, drop, sha256 = file.path, file.drop, file.sha256
     # names of the content: DuckDB may cache what it read of a file by its name
     accepted, quarantined = (tools.scratch / f"{sha256}-{kind}.parquet" for kind in ("accepted", "quarantined"))
     try:
@@ -114,7 +115,7 @@ def score_file(
             run = _describe(scorer, tools, session, report, tally, times, run_id, drop_id, drop.name)
             classes = class_statistics(scorer.model.classes, tally)
             PostgresScoringRuns(session).write(run, classes, scorer.batch, scorer.context.settings.origin)
-            if file_status(path, drop) != "same":
+            if file.status() != "same":
                 raise ChangedError(
                     f"{drop.name}: the file changed or went away while it was being scored; nothing was written"
                 )
@@ -239,15 +240,3 @@ def _refuse(report: FileReport, contract: Contract, quarantined: Path, max_kept:
 
 def _observed(con: engine.StrictConnection, contract: Contract, accepted: str, run_id: int) -> pa.Table:
     return con.sql(select_observed(contract, accepted, run_id)).to_arrow_table()
-
-
-def file_status(path: Path, drop: Waiting) -> str:
-    """Whether the file of a drop is still the `same`, or has `changed`, or is `gone`."""
-    try:
-        return "same" if file_state(path, drop.name) == drop else "changed"
-    except FileNotFoundError:
-        return "gone"
-    except UnreadableError:
-        return "same"
-    except DataError:
-        return "changed"

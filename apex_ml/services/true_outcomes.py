@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.simulated_truth import find_truth, read_truth
+from apex_ml.contract.locations import is_object_store
 from apex_ml.core.evaluation import row_losses
 from apex_ml.services.results import EltResult
 from apex_ml.services.run_folder import StepContext, step_manifest
@@ -18,6 +19,8 @@ def truth_file(context: StepContext) -> Path | None:
     """File with the simulator's true probabilities of this run's raw rows; None where they are not known."""
     source = step_manifest(context, EltResult).result
     raw = source.raw or context.pipeline.locations.raw
+    if is_object_store(raw):  # the simulator writes into folders
+        return None
     return find_truth(local_folder(raw, "locations.raw"), source.data_sha256)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 
 from apex_ml.adapters.postgres.alerts import raise_bad_drop
-from apex_ml.adapters.storage.drops import Inbox, printable
+from apex_ml.adapters.storage.inboxes import DropInbox
+from apex_ml.adapters.storage.waiting import printable
 from apex_ml.services.run_folder import StepContext
 
 logger = logging.getLogger(__name__)
 
 
-def quarantine_unreadable(context: StepContext, inbox: Inbox, name: str, reason: str) -> None:
+def quarantine_unreadable(context: StepContext, inbox: DropInbox, name: str, reason: str) -> None:
     """Move an unreadable file to quarantine, so that it does not block other drops, and raise an alert."""
     logger.warning("drop_unreadable name=%s reason=%s", printable(name), reason)
     raise_bad_drop(context.settings, context.schema, printable(name), reason, context.run)

@@ -7,11 +7,13 @@ from dataclasses import replace
 
 from apex_ml.adapters.mlflow.inference_log import send_outbox
 from apex_ml.adapters.mlflow.registry import Registry
-from apex_ml.adapters.storage.drops import Inbox, printable, refuse_unprintable
 from apex_ml.adapters.storage.files import UnreadableError
+from apex_ml.adapters.storage.inboxes import DropInbox
+from apex_ml.adapters.storage.waiting import printable, refuse_unprintable
 from apex_ml.errors import DataError
 from apex_ml.services import champion_ledger
 from apex_ml.services.drop_chunks import MAX_BAD, chunks
+from apex_ml.services.inboxes import open_inbox
 from apex_ml.services.run_folder import StepContext
 from apex_ml.services.scoring_results import BadDrop, ListDropsResult
 from apex_ml.services.unreadable_drops import quarantine_unreadable
@@ -27,7 +29,7 @@ def list_drops(context: StepContext) -> ListDropsResult:
     left for later and named in `unfinished`. A file whose name cannot be passed to a task is moved to quarantine and
     named in `bad`. When there is nothing else to report, the note is a `skip`.
     """
-    inbox = Inbox(context.pipeline)
+    inbox = open_inbox(context.settings, context.pipeline)
     inbox.prepare()
     bad: list[BadDrop] = []
     unfinished: list[str] = []
@@ -64,7 +66,7 @@ def _without_chunks(result: ListDropsResult, reason: str) -> ListDropsResult:
     return replace(result, note=reason) if result.bad else replace(result, skip=reason)
 
 
-def has_valid_name(context: StepContext, inbox: Inbox, name: str, bad: list[BadDrop]) -> bool:
+def has_valid_name(context: StepContext, inbox: DropInbox, name: str, bad: list[BadDrop]) -> bool:
     """Whether a name can be passed to a task; one that cannot is moved to quarantine and added to `bad`."""
     try:
         refuse_unprintable(name)

@@ -18,7 +18,6 @@ from apex_ml.adapters.postgres.drift import PostgresDrift
 from apex_ml.adapters.postgres.quality import PostgresQuality
 from apex_ml.adapters.postgres.scoring_profiles import PostgresProfiles
 from apex_ml.adapters.postgres.versions import PostgresVersions
-from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.core.version_reference import VersionReference
 from apex_ml.errors import ApexError
 from apex_ml.faults import reach
@@ -30,6 +29,7 @@ from apex_ml.services.drift_monitoring import (
     check_drift_of_online_days,
     check_drift_of_runs,
 )
+from apex_ml.services.inboxes import open_inbox
 from apex_ml.services.quality_monitoring import degradation_alerts, evaluate_weeks
 from apex_ml.services.raw_drift import check_drift_of_raw_rows
 from apex_ml.services.run_folder import StepContext
@@ -63,7 +63,9 @@ def monitor(context: StepContext) -> MonitorResult:
             alerts = PostgresAlerts(session)
             degraded = alerts.open_of_kind(QUALITY)
             with noted.unreadable("inbox"):
-                late = Inbox(context.pipeline).late(context.pipeline.options.scoring.deadline_minutes)
+                late = open_inbox(context.settings, context.pipeline).late(
+                    context.pipeline.options.scoring.deadline_minutes
+                )
                 noted.add(alerts.set_open(DROP_LATE, late))
             noted.add(alerts.set_open(UNSEEN, noted.not_monitored))
             alerts.resolve_late()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 from apex_ml.adapters.postgres.alerts import BAD_DROP, DRIFT, UNKNOWN_VALUES, PostgresAlerts
 from apex_ml.adapters.postgres.champions import PostgresChampions
@@ -13,9 +12,8 @@ from apex_ml.adapters.postgres.drops import PostgresDrops, RemovableDrop
 from apex_ml.adapters.postgres.quarantine import delete_quarantined
 from apex_ml.adapters.postgres.scored_rows import delete_scores
 from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns
-from apex_ml.adapters.storage.drops import Inbox
-from apex_ml.adapters.storage.files import sha256_of
 from apex_ml.errors import DataError
+from apex_ml.services.inboxes import open_inbox
 from apex_ml.services.run_folder import StepContext
 
 INVENTED = "invented-"
@@ -61,14 +59,4 @@ def remove(context: StepContext, drops: Sequence[RemovableDrop]) -> None:
         # the open alerts are those that drift without the removed drops
         champion = PostgresChampions(session, context.model_name).champion()
         alerts.set_open(DRIFT, drift.drifting(champion))
-    _remove_files(Inbox(context.pipeline), set(shas))
-
-
-def _remove_files(inbox: Inbox, shas: set[str]) -> None:
-    """Remove the files with these contents from all folders: in the inbox they would be scored again."""
-    for folder in (inbox.inbox, inbox.done, inbox.quarantine):
-        for path in sorted(folder.glob("*")) if folder.is_dir() else ():
-            with suppress(OSError):
-                if path.is_file() and not path.name.endswith(".reason.json") and sha256_of(path) in shas:
-                    path.unlink()
-                    path.with_name(path.name + ".reason.json").unlink(missing_ok=True)
+    open_inbox(context.settings, context.pipeline).remove(set(names), set(shas))

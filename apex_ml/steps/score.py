@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from apex_ml.adapters.duckdb import engine
@@ -15,14 +16,16 @@ from apex_ml.adapters.postgres.drops import FailedDrop, KnownDrop, PostgresDrops
 from apex_ml.adapters.postgres.failed_drops import fail_drop
 from apex_ml.adapters.postgres.partitions import analyse_new, merge_closed
 from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns
-from apex_ml.adapters.storage.drops import Inbox, file_state, printable, refuse_unprintable
-from apex_ml.adapters.storage.files import UnreadableError, sha256_of
+from apex_ml.adapters.storage.files import UnreadableError
+from apex_ml.adapters.storage.inboxes import DropInbox, FetchedDrop
+from apex_ml.adapters.storage.waiting import Waiting, printable, refuse_unprintable
 from apex_ml.errors import ApexError, DataError
 from apex_ml.faults import reach
 from apex_ml.services.alert_delivery import send_alerts
 from apex_ml.services.drop_chunks import MAX_BAD, short_label
+from apex_ml.services.inboxes import open_inbox
 from apex_ml.services.run_folder import StepContext
-from apex_ml.services.score_file import ChangedError, RefusedError, ScoringTools, file_status, score_file, scoring_tools
+from apex_ml.services.score_file import ChangedError, RefusedError, ScoringTools, score_file, scoring_tools
 from apex_ml.services.scorer import Scorer, UnusableModelError, load_scorer
 from apex_ml.services.scoring_results import BadDrop, DropOutcome, MoreDrops, ScoreReport, ScoreResult
 from apex_ml.services.unreadable_drops import quarantine_unreadable
@@ -81,7 +84,7 @@ def score(
     next call.
     """
     started = time.monotonic()
-    inbox = Inbox(context.pipeline)
+    inbox = open_inbox(context.settings, context.pipeline)
     inbox.prepare()
     outcomes: list[DropOutcome] = []
     problems = _Problems(bad=[_with_name(drop.drop, drop.reason) for drop in before])
@@ -129,7 +132,7 @@ class _Problems:
     faults: list[Exception] = field(default_factory=list)
 
 
-def _try_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str, problems: _Problems) -> DropOutcome:
+def _try_drop(scorer: Scorer, tools: ScoringTools, inbox: DropInbox, name: str, problems: _Problems) -> DropOutcome:
     """Score one drop; a problem of this drop alone is noted, so that the others are still scored."""
     context = scorer.context
     try:
@@ -157,7 +160,7 @@ def _with_name(name: str, reason: str) -> str:
     return reason if reason.startswith(f"{shown}: ") else f"{shown}: {reason}"
 
 
-def _raise_problems(problems: _Problems, inbox: Inbox, total: int) -> None:
+def _raise_problems(problems: _Problems, inbox: DropInbox, total: int) -> None:
     """Raise one error that names the drops with problems; without any nothing happens."""
     bad, left = problems.bad, problems.left
     lines = "the others are scored:\n" + "\n".join((bad + left)[:MAX_SHOWN])
@@ -183,35 +186,36 @@ def after_commit(context: StepContext) -> None:
         logger.warning("left_for_later reason=%s", error)
 
 
-def score_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str) -> DropOutcome:
+def score_drop(scorer: Scorer, tools: ScoringTools, inbox: DropInbox, name: str) -> DropOutcome:
     """Score one drop of the inbox and move its file; returns its name, its state and what was scored."""
-    path = inbox.path(name)
-    try:
-        refuse_unprintable(name)
-        drop = file_state(path, name)
-        sha256 = sha256_of(path)
-    except FileNotFoundError:
-        logger.info("drop_gone name=%s", name)
-        return DropOutcome(drop=name, state="gone")
-    except DataError as error:
-        quarantine_unreadable(scorer.context, inbox, name, str(error))
-        raise
+    with ExitStack() as opened:
+        try:
+            refuse_unprintable(name)
+            known = inbox.known_content(name)
+            if known is not None and (outcome := _already(scorer, tools, inbox, *known)) is not None:
+                return outcome
+            file = opened.enter_context(inbox.fetch(name, tools.scratch))
+        except FileNotFoundError:
+            logger.info("drop_gone name=%s", name)
+            return DropOutcome(drop=name, state="gone")
+        except DataError as error:
+            quarantine_unreadable(scorer.context, inbox, name, str(error))
+            raise
+        return _score_fetched(scorer, tools, inbox, file)
+
+
+def _score_fetched(scorer: Scorer, tools: ScoringTools, inbox: DropInbox, file: FetchedDrop) -> DropOutcome:
+    name, drop, sha256 = file.drop.name, file.drop, file.sha256
     if reason := inbox.unfinished(drop):
         logger.warning("drop_unfinished name=%s reason=%s", name, reason)
         return DropOutcome(drop=name, state="unfinished", reason=reason)
-    with connection.begin(tools.ledger) as session:
-        known = PostgresDrops(session).by_content(sha256)
-    if known and known.state == "done":
-        _count_delivery(tools, sha256)
-        inbox.finish(drop, sha256)
-        logger.info("drop_already_scored name=%s as=%s", name, known.name)
-        reason = _other_contract(scorer, known)
-        return DropOutcome(drop=name, state="already", sha256=sha256, scored_as=known.name, reason=reason)
+    if (outcome := _already(scorer, tools, inbox, drop, sha256)) is not None:
+        return outcome
     reach("score_begun")
     try:
-        run = score_file(scorer, tools, path, drop, sha256)
+        run = score_file(scorer, tools, file)
     except (DataError, ChangedError, UnreadableError, FileNotFoundError) as error:
-        now = file_status(path, drop)
+        now = file.status()
         if now == "gone":
             logger.info("drop_gone name=%s", name)
             return DropOutcome(drop=name, state="gone")
@@ -233,6 +237,19 @@ def score_drop(scorer: Scorer, tools: ScoringTools, inbox: Inbox, name: str) -> 
     inbox.finish(drop, sha256)
     logger.info("drop_scored name=%s rows=%s version=%s", name, run.rows_scored, scorer.version.version)
     return DropOutcome(drop=name, state="scored", sha256=sha256, scored=run)
+
+
+def _already(scorer: Scorer, tools: ScoringTools, inbox: DropInbox, drop: Waiting, sha256: str) -> DropOutcome | None:
+    """Finish a drop whose content is scored; None when it is not."""
+    with connection.begin(tools.ledger) as session:
+        known = PostgresDrops(session).by_content(sha256)
+    if known is None or known.state != "done":
+        return None
+    _count_delivery(tools, sha256)
+    inbox.finish(drop, sha256)
+    logger.info("drop_already_scored name=%s as=%s", drop.name, known.name)
+    reason = _other_contract(scorer, known)
+    return DropOutcome(drop=drop.name, state="already", sha256=sha256, scored_as=known.name, reason=reason)
 
 
 def _other_contract(scorer: Scorer, known: KnownDrop) -> str | None:
@@ -262,20 +279,19 @@ def rescore(context: StepContext, given: str) -> ScoreResult:
     `given` is its name, id or the beginning of its sha256. Raises :class:`~apex_ml.errors.DataError` when there is no
     such drop or its file is not in done/.
     """
-    inbox = Inbox(context.pipeline)
+    inbox = open_inbox(context.settings, context.pipeline)
     with connection.transaction(context.settings, context.schema) as session:
         known = PostgresDrops(session).find_scored(given)
-    if (path := inbox.scored(known.name, known.sha256)) is None:
-        raise DataError(
-            f"{known.name}: is still in {inbox.inbox}; finish it first: {context.pipeline.command('score')}"
-        )
-    scorer = load_scorer(context)
-    drop = file_state(path, known.name)
-    with scoring_tools(context) as tools:
-        run = score_file(scorer, tools, path, drop, known.sha256, again=known)
+    with scoring_tools(context) as tools, inbox.scored(known.name, known.sha256, tools.scratch) as file:
+        if file is None:
+            raise DataError(
+                f"{known.name}: is still in {inbox.inbox}; finish it first: {context.pipeline.command('score')}"
+            )
+        scorer = load_scorer(context)
+        run = score_file(scorer, tools, file, again=known)
     assert run is not None  # only with a claim can another process be faster
-    logger.info("drop_rescored name=%s rows=%s version=%s", drop.name, run.rows_scored, scorer.version.version)
+    logger.info("drop_rescored name=%s rows=%s version=%s", known.name, run.rows_scored, scorer.version.version)
     after_commit(context)
-    outcome = DropOutcome(drop=drop.name, state="scored", sha256=known.sha256, scored=run)
+    outcome = DropOutcome(drop=known.name, state="scored", sha256=known.sha256, scored=run)
     version = scorer.version.version
     return ScoreResult(run=context.run, step="score", model_version=version, drops=(outcome,), scored=1)

@@ -24,7 +24,6 @@ from apex_ml.adapters.postgres.contracts import refuse_missing_columns
 from apex_ml.adapters.postgres.scored_rows import write_scores
 from apex_ml.adapters.postgres.shadow import PostgresShadow
 from apex_ml.adapters.storage.atomic_writes import scratch_folder
-from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.adapters.storage.files import UnreadableError
 from apex_ml.contract.encoded_names import probability_columns
 from apex_ml.contract.names import ROW_NR
@@ -33,6 +32,7 @@ from apex_ml.errors import DataError, TransientError
 from apex_ml.faults import reach
 from apex_ml.services import champion_ledger
 from apex_ml.services.drop_features import features_query
+from apex_ml.services.inboxes import open_inbox
 from apex_ml.services.run_folder import StepContext
 from apex_ml.services.score_batches import BATCH_ROWS
 from apex_ml.services.scorer import Scorer, UnusableModelError, build_scorer
@@ -58,21 +58,24 @@ def shadow(context: StepContext) -> ShadowResult:
         due = PostgresShadow(session, context.model_name).due(days)
     if not due:
         return replace(result, skip="no challenger has a drop to score")
-    registry, inbox = Registry(context.settings, context.model_name), Inbox(context.pipeline)
+    registry, inbox = Registry(context.settings, context.model_name), open_inbox(context.settings, context.pipeline)
     scorers: dict[int, Scorer] = {}
     bad: list[str] = []
     unreadable: list[str] = []
     for pair in due:
         version, name = pair.challenger_version, pair.name
         try:
-            path = inbox.scored(name, pair.sha256)
-            if path is None:  # its scorer is about to move it
-                result = replace(result, later=result.later + 1)
-                continue
-            if version not in scorers:
-                challenger = champion_ledger.require(registry.by_version(version), f"challenger version {version}")
-                scorers[version] = build_scorer(context, registry, challenger)
-            rows = _one_drop(scorers[version], path, name, pair.run_id)
+            with (
+                scratch_folder(context.processed, "shadow") as scratch,
+                inbox.scored(name, pair.sha256, scratch) as file,
+            ):
+                if file is None:  # its scorer is about to move it
+                    result = replace(result, later=result.later + 1)
+                    continue
+                if version not in scorers:
+                    challenger = champion_ledger.require(registry.by_version(version), f"challenger version {version}")
+                    scorers[version] = build_scorer(context, registry, challenger)
+                rows = _one_drop(scorers[version], file.path, name, pair.run_id, scratch)
         except (DataError, UnusableModelError) as error:
             with transaction(context.settings, context.schema) as session:
                 PostgresShadow(session, context.model_name).fail(pair.run_id, version, context.run, str(error))
@@ -96,11 +99,11 @@ def shadow(context: StepContext) -> ShadowResult:
     return result
 
 
-def _one_drop(scorer: Scorer, path: Path, name: str, run_id: int) -> int | None:
+def _one_drop(scorer: Scorer, path: Path, name: str, run_id: int, scratch: Path) -> int | None:
     """Score one file with one challenger; None when another process has already done so."""
     context, contract = scorer.context, scorer.context.contract
     settings = context.settings
-    with scratch_folder(context.processed, "shadow") as scratch, engine.connect_strict(settings, scratch) as con:
+    with engine.connect_strict(settings, scratch) as con:
         accepted = scratch / "accepted.parquet"
         report = check_file(
             con,

@@ -20,13 +20,13 @@ from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.adapters.postgres.champions import DecidedInput, champions
 from apex_ml.adapters.postgres.quarantine import PostgresQuarantine
 from apex_ml.adapters.storage.atomic_writes import new_folder, write_atomically
-from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.raw_folder import raw_files
 from apex_ml.core.batch import Profile, check_batch
 from apex_ml.errors import DataError
 from apex_ml.json_text import json_file
 from apex_ml.services.held_back import describe, find_held_back, hold_back, point_in_time
 from apex_ml.services.raw_batch import RawBatch, hash_files, log_skipped_files, shortened
+from apex_ml.services.raw_location import PLACE, local_raw
 from apex_ml.services.recorded_batch import read_profile, record_profile, record_report
 from apex_ml.services.repeated_keys import settle_repeated_keys
 from apex_ml.services.results import CheckedExpectations, ValidateResult
@@ -36,8 +36,6 @@ from apex_ml.sql.quarantine import select_raw_quarantine
 from apex_ml.wording import counted
 
 logger = logging.getLogger(__name__)
-PLACE = "locations.raw"
-"""The key of the folder of raw files in a pipeline's file."""
 
 
 REPORT = "report.json"
@@ -59,7 +57,7 @@ def validate(
     the report are kept even then.
     """
     url = raw or context.pipeline.locations.raw
-    raw_folder = raw_files(local_folder(url, PLACE), PLACE, context.contract.file_columns)
+    raw_folder = raw_files(local_raw(context.settings, context.pipeline, url), PLACE, context.contract.file_columns)
     log_skipped_files(raw_folder)
     batch = hash_files(context, url, raw_folder, as_of, without_newest_day)
     since = _decided_before(batch)

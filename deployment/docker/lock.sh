@@ -2,11 +2,8 @@
 # Pins the packages of the images, with the versions and by the rules of requirements.txt; part of `make lock`.
 set -eu
 cd "$(dirname "$0")/../.."
-constraints=$(mktemp)
 steps=$(mktemp --suffix=.in)
-trap 'rm -f "$constraints" "$steps"' EXIT
-# Flask-AppBuilder, Airflow's logins on a server, still wants python-dateutil 2
-sed '/^python-dateutil==/,/[^\\]$/d' requirements.txt >"$constraints"
+trap 'rm -f "$steps"' EXIT
 
 pin() {
     source=$1 target=$2
@@ -18,6 +15,6 @@ pin() {
     cat deployment/docker/ml.in
     .venv/bin/python -c 'from apex_ml.core.candidates import image_requirements; print(*image_requirements(), sep="\n")'
 } >"$steps"
-pin deployment/docker/airflow.in airflow.txt --constraint "$constraints"
+pin deployment/docker/airflow.in airflow.txt --constraint requirements.txt
 pin "$steps" ml.txt --constraint requirements.txt --override deployment/docker/cpu.txt
 pin "$steps" ml-cuda.txt --constraint requirements.txt

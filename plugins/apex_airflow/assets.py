@@ -6,9 +6,12 @@ Declaring an asset a second time without its watcher makes Airflow drop and rest
 from __future__ import annotations
 
 from airflow.sdk import Asset, AssetWatcher
+from airflow.triggers.base import BaseEventTrigger
 
 from apex_airflow.inbox import inbox_folder
 from apex_airflow.triggers.drops import DropTrigger
+from apex_airflow.triggers.objects import ObjectTrigger
+from apex_ml.contract.locations import is_object_store
 from apex_ml.contract.pipeline import PipelineSettings
 
 
@@ -23,13 +26,26 @@ def scored(pipeline: PipelineSettings) -> Asset:
 
 
 def inbox(pipeline: PipelineSettings) -> Asset:
-    """Return the asset of waiting drops, with a watcher when the inbox is a local folder.
+    """Return the asset of waiting drops, with a watcher of the folder or of the object store.
 
-    A remote inbox (``s3://…``) has no watcher; the sweep of ``<pipeline>_score`` finds its drops.
+    A location of another kind has no watcher, and is refused by the steps.
     """
     name = pipeline.asset_name("inbox")
-    folder = inbox_folder(pipeline.locations.drops)
-    if folder is None:
+    trigger = _trigger(pipeline)
+    if trigger is None:
         return Asset(name=name, group="apex")
-    trigger = DropTrigger(inbox=folder, poll_seconds=pipeline.options.scoring.poll_seconds)
     return Asset(name=name, group="apex", watchers=[AssetWatcher(name=f"{name}_watcher", trigger=trigger)])
+
+
+def _trigger(pipeline: PipelineSettings) -> BaseEventTrigger | None:
+    scoring, drops = pipeline.options.scoring, pipeline.locations.drops
+    if is_object_store(drops):
+        return ObjectTrigger(
+            pipeline=pipeline.name,
+            inbox=drops if scoring.after == "keep" else f"{drops.rstrip('/')}/inbox",
+            poll_seconds=scoring.poll_seconds,
+            deep=scoring.after == "keep",
+            ascending=scoring.ascending_keys,
+        )
+    folder = inbox_folder(drops)
+    return None if folder is None else DropTrigger(inbox=folder, poll_seconds=scoring.poll_seconds)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from jinja2.utils import htmlsafe_json_dumps
 
-from apex_ml.adapters.storage.drops import Inbox, Waiting, file_state
+from apex_ml.adapters.storage.drops import Inbox
+from apex_ml.adapters.storage.waiting import Waiting, file_state
 from apex_ml.errors import ConfigError
 from apex_ml.pipelines import load_pipeline
 from apex_ml.services.drop_chunks import chunks

@@ -160,7 +160,9 @@ def test_the_assets(tmp_path: Path) -> None:
         ("orders_scored", []),
     ]
     assert trigger.serialize()[1] == {"inbox": str(tmp_path / "data" / "orders" / "drops" / "inbox"), "poll_seconds": 3}
-    assert not inbox(load_pipeline(Settings.load(home=tmp_path, locations__drops="s3://bucket/drops"))).watchers
+    remote = inbox(load_pipeline(Settings.load(home=tmp_path, locations__drops="s3://bucket/drops")))
+    assert remote.watchers[0].trigger.serialize()[1]["inbox"] == "s3://bucket/drops/inbox"
+    assert not inbox(load_pipeline(Settings.load(home=tmp_path, locations__drops="ftp://bucket/drops"))).watchers
     url = load_pipeline(Settings.load(home=tmp_path, locations__drops="file:///my%20drops"))
     as_url = inbox(url).watchers[0].trigger
     assert as_url.serialize()[1]["inbox"] == "/my drops/inbox"

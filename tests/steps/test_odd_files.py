@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 
 from apex_ml.adapters.duckdb import engine
-from apex_ml.adapters.storage.drops import LONGEST_NAME
 from apex_ml.adapters.storage.files import UnreadableError
+from apex_ml.adapters.storage.local import LONGEST_NAME
 from apex_ml.errors import ConfigError, DataError, TransientError
 from apex_ml.platform.reports.status import _waiting
 from apex_ml.services import score_file as scoring_of_a_file

@@ -38,6 +38,7 @@ from tests.support.apex_home import Apex
 from tests.support.concurrent_reader import reading
 from tests.support.forked_command import Done, Forked
 from tests.support.ledger import places, run
+from tests.support.object_servers import in_object_store
 from tests.support.schema import SCHEMA
 from tests.support.scored_tables import AFTER, BEFORE, LARGE_ONLY, tables
 from tests.support.small_disk import SmallDisk, small_disk
@@ -70,7 +71,7 @@ def contents(raw: Path, contract: Contract, tmp_path_factory: pytest.TempPathFac
 
 def put(apex: Apex, contents: dict[str, bytes], *names: str) -> None:
     for name in names:
-        (apex.inbox / name).write_bytes(contents[name])
+        apex.deliver(name, contents[name])
 
 
 def score(apex: Apex, *names: str, disk: SmallDisk | None = None, **extra: str) -> Done:
@@ -109,11 +110,19 @@ def of(contents: dict[str, list[tuple[Any, ...]]], *names: str) -> dict[str, lis
 # ---- the process is killed
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("place", "seed"), [("folder", 0), ("folder", 1), ("folder", 2), ("moto", 0), ("rclone", 1)])
 def test_after_a_kill_at_every_point_the_tables_equal_an_undisturbed_run(
-    scoring: Apex, contents: dict[str, bytes], undisturbed: dict[str, list[tuple[Any, ...]]], seed: int
+    scoring: Apex,
+    contents: dict[str, bytes],
+    undisturbed: dict[str, list[tuple[Any, ...]]],
+    place: str,
+    seed: int,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Before each kill a small drop comes; which of the points before the commit the large one meets is by seed."""
+    if place != "folder":
+        scoring = in_object_store(scoring, request.getfixturevalue(place), monkeypatch)
     chance = random.Random(seed)
     points, small = chance.sample(BEFORE + AFTER, 8), chance.sample(SMALL, len(SMALL))
     put(scoring, contents, LARGE)

@@ -17,6 +17,8 @@ import psycopg2
 
 from apex_ml.adapters.postgres.connection import search_path
 from apex_ml.adapters.postgres.migrations import migrate_schema
+from apex_ml.adapters.storage.storage import Storage
+from apex_ml.adapters.storage.stores import open_storage
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.faults import HALT
 from apex_ml.pipeline_settings import pipeline_variables
@@ -87,6 +89,16 @@ class Apex:
         folder = Path(load_pipeline(self.settings).locations.drops) / "inbox"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    @property
+    def storage(self) -> Storage:
+        """Where the drops are, with inbox/, done/ and quarantine/."""
+        places = self.pipeline.locations
+        return open_storage(places, places.drops, "locations.drops")
+
+    def deliver(self, name: str, content: bytes) -> None:
+        """Put a drop into the inbox, in a folder or in an object store."""
+        self.storage.put(f"inbox/{name}", content)
 
     def environment(self, **extra: str) -> dict[str, str]:
         """Environment of the command: nothing of the developer's own settings; a DAG run is its origin."""

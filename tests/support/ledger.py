@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from apex_ml.contract.locations import is_object_store
 from apex_ml.steps.score import score
 from tests.support.apex_home import Apex
 
 ROWS = 500
+PARTS = ("inbox", "done", "quarantine")
 
 
 def run(apex: Apex, *names: str) -> dict[str, Any]:
@@ -34,8 +36,9 @@ def counts(apex: Apex) -> tuple[int, int, int]:
 
 
 def places(apex: Apex) -> dict[str, list[str]]:
+    """The names in each folder of the drops."""
+    url = apex.pipeline.locations.drops
+    if is_object_store(url):
+        return {part: sorted(file.name for file in apex.storage.list(f"{part}/")) for part in PARTS}
     root = apex.inbox.parent
-    return {
-        part: sorted(p.name for p in (root / part).iterdir()) if (root / part).exists() else []
-        for part in ("inbox", "done", "quarantine")
-    }
+    return {part: sorted(p.name for p in (root / part).iterdir()) if (root / part).exists() else [] for part in PARTS}

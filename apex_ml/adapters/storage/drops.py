@@ -6,81 +6,38 @@ import errno
 import os
 import time
 import uuid
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from apex_ml.adapters.storage.files import map_disk_errors, map_os_errors, open_file, sha256_of
-from apex_ml.adapters.storage.local import LONGEST_NAME, LocalStorage, local_stat, put_back, with_digest
+from apex_ml.adapters.storage.files import UnreadableError, map_disk_errors, map_os_errors, open_file, sha256_of
+from apex_ml.adapters.storage.inboxes import DropStatus, FetchedDrop, late_drops
+from apex_ml.adapters.storage.local import LONGEST_NAME, LocalStorage, put_back, with_digest
 from apex_ml.adapters.storage.locations import local_folder, refuse_file
 from apex_ml.adapters.storage.parquet_files import lacks_footer
-from apex_ml.adapters.storage.storage import Storage, StoredFile
+from apex_ml.adapters.storage.storage import Storage
+from apex_ml.adapters.storage.waiting import (
+    BESIDE_A_NAME,
+    DONE,
+    INBOX,
+    PLACE,
+    QUARANTINE,
+    REASON,
+    Waiting,
+    file_state,
+    printable,
+)
 from apex_ml.contract.pipeline import PipelineSettings
 from apex_ml.errors import ApexError, ConfigError, DataError
 from apex_ml.file_names import hidden
 from apex_ml.json_text import json_file
 from apex_ml.text import visible
 
-PLACE = "locations.drops"
-"""The key of the folder of drops in a pipeline's file."""
-INBOX, DONE, QUARANTINE = "inbox", "done", "quarantine"
-REASON = ".reason.json"
-BESIDE_A_NAME = len(f"..12345678{REASON}.tmp")
-"""Additional bytes in the temporary name of the file with the reason."""
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """The state of a file in the inbox: name, size in bytes, modification time in ns."""
-
-    name: str
-    size: int
-    mtime_ns: int
-    arrived_ns: int = field(default=0, compare=False)
-    """When it got this name here, or was last written if that is later. A copy may keep the modification time of its
-    original. A move to another folder changes this time, so that it says nothing about the content."""
-    version: str = ""
-    """Version of the content, from the storage."""
-
-    @classmethod
-    def of(cls, file: StoredFile) -> Waiting:
-        """The drop that is this file."""
-        return cls(file.name, file.size, file.modified_ns, file.arrived_ns, file.version)
-
-    @property
-    def file(self) -> StoredFile:
-        """The file in the inbox that is this drop."""
-        return StoredFile(f"{INBOX}/{self.name}", self.size, self.version, self.mtime_ns, self.arrived_ns)
-
-    def minutes(self, now: float) -> float:
-        """Minutes from its arrival or last change to `now`, in seconds since 1970."""
-        return (now - self.arrived_ns / 1e9) / 60
-
-
-def file_state(path: Path, name: str) -> Waiting:
-    """The current state of a file, under the name of its drop.
-
-    Raises FileNotFoundError when it is gone, :class:`~apex_ml.errors.DataError` when it is not a file or may not be
-    read, and :class:`~apex_ml.adapters.storage.files.UnreadableError` when its disk fails.
-    """
-    return Waiting.of(local_stat(path, name))
-
-
-def printable(name: str) -> str:
-    """A file's name as text that can be stored and sent: bytes that are not UTF-8 are replaced."""
-    return os.fsencode(name).decode("utf-8", "replace")
-
-
-def refuse_unprintable(name: str) -> None:
-    """Raise :class:`~apex_ml.errors.DataError` for a name that Postgres and JSON cannot hold."""
-    if (shown := printable(name)) != name:
-        raise DataError(f"{shown}: its name is not UTF-8; rename it and deliver it again")
-
 
 class Inbox:
-    """Lists the waiting drops and moves the finished ones."""
+    """The drops in a folder: finished ones are moved by renaming."""
 
     def __init__(self, pipeline: PipelineSettings) -> None:
         self.root = refuse_file(local_folder(pipeline.locations.drops, PLACE), PLACE)
@@ -129,15 +86,7 @@ class Inbox:
 
     def late(self, minutes: float, now: float | None = None) -> dict[str, str]:
         """The drops that arrived more than a number of minutes ago, each with a message."""
-        now = time.time() if now is None else now
-        messages = {}
-        for drop in self.look() if self.inbox.is_dir() else ():
-            if (waited := drop.minutes(now)) > minutes:
-                name = printable(drop.name)
-                messages[name] = (
-                    f"{visible(name)} has waited in {self.inbox} for {waited:.0f} minutes; {minutes:g} are allowed"
-                )
-        return messages
+        return late_drops(self.look() if self.inbox.is_dir() else (), self.inbox, minutes, now)
 
     def unfinished(self, drop: Waiting, now: float | None = None) -> str | None:
         """Why a drop is not scored yet: it is a parquet file whose footer has not arrived.
@@ -174,11 +123,23 @@ class Inbox:
             raise ConfigError(f"--drops {name!r}: a drop is the plain name of a file in {self.inbox}")
         return self.inbox / name
 
-    def scored(self, name: str, sha256: str) -> Path | None:
-        """Path of a scored drop in done/; None while it is still in the inbox.
+    def known_content(self, name: str) -> tuple[Waiting, str] | None:
+        """None: a file is read to know its content."""
+        return None
 
-        Raises :class:`~apex_ml.errors.DataError` when no file of this content exists any more.
-        """
+    @contextmanager
+    def fetch(self, name: str, scratch: Path) -> Iterator[FetchedDrop]:
+        """The file itself, where it is."""
+        path = self.path(name)
+        yield _fetched(path, file_state(path, name), sha256_of(path))
+
+    @contextmanager
+    def scored(self, name: str, sha256: str, scratch: Path) -> Iterator[FetchedDrop | None]:
+        """The file in done/, where it is."""
+        path = self._scored(name, sha256)
+        yield None if path is None else _fetched(path, file_state(path, name), sha256)
+
+    def _scored(self, name: str, sha256: str) -> Path | None:
         for path in (self.done / name, with_digest(self.done, name, sha256), self.inbox / name):
             if path.exists() and sha256_of(path) == sha256:
                 return path if path.parent == self.done else None
@@ -209,6 +170,15 @@ class Inbox:
                 put_back(target, path)
         return target
 
+    def remove(self, names: set[str], shas: set[str]) -> None:
+        """Remove the files with these contents, whatever their names."""
+        for folder in (self.inbox, self.done, self.quarantine):
+            for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+                with suppress(OSError):
+                    if path.is_file() and not path.name.endswith(REASON) and sha256_of(path) in shas:
+                        path.unlink()
+                        path.with_name(path.name + REASON).unlink(missing_ok=True)
+
     def _write_reason(self, target: Path, content: dict[str, Any]) -> None:
         content |= {"rejected_at": datetime.now(UTC).isoformat(timespec="seconds")}
         self.storage.put(f"{QUARANTINE}/{target.name}{REASON}", json_file(content))
@@ -217,6 +187,22 @@ class Inbox:
         # its rows are in the ledger, whether this or another worker moves it
         self.storage.move(drop.file.key, target.relative_to(self.root).as_posix(), expected=drop.file)
         return target
+
+
+def _fetched(path: Path, drop: Waiting, sha256: str) -> FetchedDrop:
+    return FetchedDrop(drop, path, sha256, lambda: file_status(path, drop))
+
+
+def file_status(path: Path, drop: Waiting) -> DropStatus:
+    """Whether the file of a drop is still the `same`, or has `changed`, or is `gone`."""
+    try:
+        return "same" if file_state(path, drop.name) == drop else "changed"
+    except FileNotFoundError:
+        return "gone"
+    except UnreadableError:
+        return "same"
+    except DataError:
+        return "changed"
 
 
 def _can_be_read(path: Path) -> bool:

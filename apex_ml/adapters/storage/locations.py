@@ -17,7 +17,9 @@ def local_folder(url: str, setting: str) -> Path:
     if parsed.scheme == "file":
         return Path(unquote(parsed.path))
     if "://" in url:
-        raise ConfigError(f"{setting}={url}: the scheme {parsed.scheme}:// is not supported; use a folder or file://")
+        raise ConfigError(
+            f"{setting}={url}: the scheme {parsed.scheme}:// is not supported here; use a folder or file://"
+        )
     return Path(url).absolute()
 
 

@@ -20,6 +20,7 @@ from urllib.parse import quote
 from pydantic import SecretStr
 
 from apex_ml.adapters.storage.atomic_writes import write_atomically
+from apex_ml.adapters.storage.stores import logins_in
 from apex_ml.api_keys import hash_of
 from apex_ml.env_syntax import format_value
 from apex_ml.errors import ConfigError
@@ -141,7 +142,14 @@ def parts(settings: Settings) -> dict[str, dict[str, str]]:
     # the service knows only the hash of the platform's own key
     keys = ",".join(filter(None, (settings.serving_keys, hash_of(given["serving_key"]))))
     readers = {READERS: readers_variable(settings, reader_names(settings))}
-    besides = {"postgres": readers, "tools": FROM_OUTSIDE, "serving": {KEYS: keys}}
+    logins = logins_in(settings.env_file)
+    besides = {
+        "airflow": logins,  # its trigger lists object stores
+        "steps": logins,
+        "tools": {**logins, **FROM_OUTSIDE},
+        "postgres": readers,
+        "serving": {KEYS: keys},
+    }
     return {
         kind: {
             **published,
@@ -260,5 +268,5 @@ def prepare_apex(settings: Settings) -> None:
     for line in move_former_folders(settings):
         logger.info("%s", line)
     for pipeline in load_all_pipelines(settings)[0]:
-        make_data_folders(pipeline)
+        make_data_folders(settings, pipeline)
     migrate_pipelines(settings, logger.warning)

@@ -135,7 +135,7 @@ def make_folders(settings: Settings, phases: Phases, supervisor: Supervisor | No
     for line in move_former_folders(settings):
         phases.say(line)
     for pipeline in usable_pipelines(settings)[0]:
-        make_data_folders(pipeline)
+        make_data_folders(settings, pipeline)
 
 
 def repair_airflow(settings: Settings, phases: Phases) -> None:

@@ -12,6 +12,7 @@ from rich.text import Text
 from apex_ml.adapters.postgres.alerts import BAD_DROP
 from apex_ml.adapters.postgres.connection import reading
 from apex_ml.adapters.postgres.views import PostgresViews
+from apex_ml.contract.locations import is_object_store
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
 from apex_ml.platform.airflow_state import AirflowState, Finding, pipeline_findings, platform_findings
@@ -61,7 +62,8 @@ def show_alerts(settings: Settings, pipeline: Pipeline, console: Console) -> boo
         alerts = PostgresViews(session, pipeline.model_name).open_alerts()
     failed = [row for row in alerts if row["kind"] == BAD_DROP]
     others = [row for row in alerts if row["kind"] != BAD_DROP]
-    folder = inbox(pipeline)
+    url = pipeline.locations.drops
+    folder = url if is_object_store(url) else inbox(pipeline)
     every_alert = pipeline.command("sql -c 'TABLE open_alerts'")
     if failed:
         rows = [

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 from croniter import croniter
 
-from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.contract.options import Schedule
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
 from apex_ml.platform.airflow_runs import DagRun
+from apex_ml.services.inboxes import open_inbox
 from apex_ml.settings import Settings
 
 LOOKED_AT = 20
@@ -22,7 +22,7 @@ def late(settings: Settings, pipeline: Pipeline) -> list[str]:
 
     Raises :class:`~apex_ml.errors.TransientError` when Airflow does not answer.
     """
-    messages = list(Inbox(pipeline).late(pipeline.options.scoring.deadline_minutes).values())
+    messages = list(open_inbox(settings, pipeline).late(pipeline.options.scoring.deadline_minutes).values())
     dag_id = pipeline.dag_id("retrain")
     with AirflowApi(settings, **IMPATIENT) as api:
         paused = api.paused(dag_id)

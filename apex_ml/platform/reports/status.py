@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC
 from functools import partial
 
@@ -13,7 +13,9 @@ from apex_ml.adapters.postgres.champions import champions
 from apex_ml.adapters.postgres.connection import DriverError, reading
 from apex_ml.adapters.postgres.foreign_model import refuse_foreign_model
 from apex_ml.adapters.postgres.views import PostgresViews
-from apex_ml.adapters.storage.drops import Inbox, printable
+from apex_ml.adapters.storage.drops import Inbox
+from apex_ml.adapters.storage.waiting import printable
+from apex_ml.contract.locations import is_object_store
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ApexError, ConfigError
 from apex_ml.file_names import hidden, is_temporary
@@ -29,6 +31,7 @@ from apex_ml.platform.reports.service_table import show_services
 from apex_ml.platform.reports.times import duration_text, moment_text
 from apex_ml.platform.served_model import former_model
 from apex_ml.services.contract_plan import why_champion_cannot_score
+from apex_ml.services.inboxes import open_inbox
 from apex_ml.settings import Settings
 from apex_ml.text import one_line, visible
 
@@ -150,6 +153,10 @@ def _online(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
 
 
 def _waiting(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
+    if is_object_store(pipeline.locations.drops):
+        names = sorted(visible(drop.name) for drop in open_inbox(settings, pipeline).look())
+        _show_waiting(settings, pipeline, console, names)
+        return True
     folder = inbox(pipeline)
     if not folder.is_dir():
         if os.path.lexists(folder):
@@ -165,8 +172,7 @@ def _waiting(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
     delivered = [name for name in entries if not hidden(name)]
     folders = sorted(visible(printable(name)) for name in delivered if os.path.isdir(folder / name))
     names = sorted(visible(printable(name)) for name in delivered if not os.path.isdir(folder / name))
-    shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
-    console.print(f"drops waiting: {len(names)}" + (f" ({shown})" if names else ""), markup=False, soft_wrap=True)
+    _show_waiting(settings, pipeline, console, names)
     current = Inbox(pipeline)
     unfinished = [reason for drop in (current.look() if names else ()) if (reason := current.unfinished(drop))]
     uploads = sorted(visible(printable(name)) for name in entries if is_temporary(name))
@@ -179,9 +185,14 @@ def _waiting(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
         console.print(f"  {one_line(line)}", markup=False, soft_wrap=True)
     if more := len(lines) - len(lines[:SHOWN]):
         console.print(f"  … and {more} more")
+    return True
+
+
+def _show_waiting(settings: Settings, pipeline: Pipeline, console: Console, names: Sequence[str]) -> None:
+    shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    console.print(f"drops waiting: {len(names)}" + (f" ({shown})" if names else ""), markup=False, soft_wrap=True)
     if names and job.champion(settings, pipeline) is None:
         console.print(f"  they wait for the first champion: `{pipeline.command('retrain')}` trains one", markup=False)
-    return True
 
 
 def _retrain_runs(settings: Settings, pipeline: Pipeline, console: Console) -> None:

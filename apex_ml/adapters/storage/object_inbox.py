@@ -1,0 +1,295 @@
+"""The drops in an object store.
+
+With `after: move` they arrive below ``inbox/``, and a finished one is copied to ``done/`` or ``quarantine/`` and
+deleted.
+With `after: keep` the location itself is the inbox: every object at any depth is a drop, and nothing is ever written.
+In both the ledger knows what was scored, so that a copy or a deletion that did not happen loses and doubles nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from apex_ml.adapters.storage.files import UnreadableError, map_disk_errors
+from apex_ml.adapters.storage.inboxes import DropInbox, DropStatus, FetchedDrop, late_drops
+from apex_ml.adapters.storage.local import LONGEST_NAME, with_digest
+from apex_ml.adapters.storage.object_store import CHUNK, ObjectStorage
+from apex_ml.adapters.storage.storage import StoredFile
+from apex_ml.adapters.storage.waiting import DONE, INBOX, QUARANTINE, REASON, KnownObject, Waiting
+from apex_ml.contract.options import Scoring
+from apex_ml.errors import ConfigError, DataError
+from apex_ml.file_names import hidden
+from apex_ml.json_text import json_file
+
+logger = logging.getLogger(__name__)
+FULL_LISTING = timedelta(days=1)
+"""Interval of the full listings of a location with ascending keys."""
+
+
+class ObjectLedger(Protocol):
+    """Which objects have a known content."""
+
+    def known(self, places: Sequence[tuple[str, StoredFile]]) -> Mapping[str, KnownObject]:
+        """Of these URLs and objects the known ones, by URL."""
+        ...
+
+    def note(self, place: str, file: StoredFile, sha256: str) -> None:
+        """Note the content of an object that was scored or refused."""
+
+    def mark(self, place: str) -> tuple[str, datetime] | None:
+        """The key up to which every object of a location is known, and when all were listed last; None at first."""
+        ...
+
+    def set_mark(self, place: str, mark: str, full_at: datetime) -> None:
+        """Note the key up to which every object of a location is known."""
+
+
+class ObjectInbox(DropInbox):
+    """The drops below a prefix of an object store."""
+
+    def __init__(self, storage: ObjectStorage, ledger: ObjectLedger, options: Scoring, spool_bytes: int) -> None:
+        self.storage, self._ledger, self._spool_bytes = storage, ledger, spool_bytes
+        self._moves, self._ascending = options.after == "move", options.ascending_keys
+
+    @property
+    def inbox(self) -> str:
+        """URL of the prefix where drops arrive."""
+        return self.storage.place(INBOX) if self._moves else self.storage.url
+
+    @property
+    def quarantine(self) -> str:
+        """URL of the prefix of bad drops; with `after: keep` they stay where they are."""
+        return self.storage.place(QUARANTINE) if self._moves else self.storage.url
+
+    def prepare(self) -> None:
+        """Try whether drops can be moved, and say so when the server ignores conditional puts."""
+        if not self._moves:
+            return
+        try:
+            honours = self.storage.honours_conditions
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}; to score drops of a bucket that may only be read: scoring.after: keep"
+            ) from error
+        if not honours:
+            logger.warning(
+                "conditions_ignored store=%s: the server accepts a second put of a key that must be absent: of two"
+                " drops of one name that end at the same moment, done/ may keep one; the scored rows of both stay",
+                self.storage.url,
+            )
+
+    def look(self) -> list[Waiting]:
+        """The objects that are drops, oldest first; with `after: keep` without those whose content is known."""
+        files = self._drops(self.storage.list(f"{INBOX}/")) if self._moves else self._unknown()
+        drops = [self._waiting(file) for file in files]
+        return sorted(drops, key=lambda drop: (drop.mtime_ns, drop.name))
+
+    def settled(self) -> list[Waiting]:
+        """As :meth:`look`: an object appears when its upload has ended."""
+        return self.look()
+
+    def late(self, minutes: float, now: float | None = None) -> dict[str, str]:
+        """The drops that arrived more than a number of minutes ago, each with a message."""
+        return late_drops(self.look(), self.inbox, minutes, now)
+
+    def unfinished(self, drop: Waiting, now: float | None = None) -> str | None:
+        """None: an object appears when its upload has ended."""
+        return None
+
+    def known_content(self, name: str) -> tuple[Waiting, str] | None:
+        """A drop whose version was scored before."""
+        file = self.storage.stat(self._key(name))
+        place = self.storage.place(file.key)
+        known = self._ledger.known([(place, file)]).get(place)
+        return (self._waiting(file), known.sha256) if known is not None and known.state == "done" else None
+
+    @contextmanager
+    def fetch(self, name: str, scratch: Path) -> Iterator[FetchedDrop]:
+        """Download a drop into the scratch folder while its sha256 is computed; the copy is removed at the end."""
+        with self._download(self._key(name), name, scratch) as fetched:
+            yield fetched
+
+    @contextmanager
+    def scored(self, name: str, sha256: str, scratch: Path) -> Iterator[FetchedDrop | None]:
+        """Download a scored drop from ``done/``, or from where it was kept."""
+        for key in self._places_of(name, sha256):
+            if not self.storage.exists(key):
+                continue
+            with self._download(key, name, scratch) as fetched:
+                if fetched.sha256 == sha256:
+                    yield None if self._moves and key == self._key(name) else fetched
+                    return
+        raise DataError(f"{name}: the object with sha256 {sha256[:12]}… is gone from {self.storage.url}")
+
+    def finish(self, drop: Waiting, sha256: str) -> str:
+        """Note the content; with `after: move` copy the object to ``done/`` and delete it."""
+        self._ledger.note(self._place(drop), self._file(drop), sha256)
+        return self._move(drop, DONE, sha256) if self._moves else self._place(drop)
+
+    def reject(self, drop: Waiting, sha256: str, reason: dict[str, Any]) -> str:
+        """Note the content; with `after: move` put the reason and the object into ``quarantine/``."""
+        self._ledger.note(self._place(drop), self._file(drop), sha256)
+        if not self._moves:
+            return self._place(drop)
+        self._write_reason(drop, sha256, reason)
+        return self._move(drop, QUARANTINE, sha256)
+
+    def quarantine_unreadable(self, name: str, reason: dict[str, Any]) -> str:
+        """With `after: move` put a drop that is refused unread into ``quarantine/``, else note it."""
+        drop, digest = self._waiting(self.storage.stat(self._key(name))), uuid.uuid4().hex
+        if not self._moves:
+            return self._place(drop)
+        self._write_reason(drop, digest, reason | {"sha256": None})
+        return self._move(drop, QUARANTINE, digest)
+
+    def remove(self, names: set[str], shas: set[str]) -> None:
+        """Delete the objects of these names and contents; with `after: keep` they stay, and are not scored again."""
+        if not self._moves:
+            return
+        for name in sorted(names):
+            for sha256 in sorted(shas):
+                for key in (*self._places_of(name, sha256), *_keys_in(QUARANTINE, name, sha256)):
+                    if self.storage.exists(key) and self._sha256(key) == sha256:
+                        self.storage.delete(key)
+                        self.storage.delete(key + REASON)
+
+    def _drops(self, files: Iterable[StoredFile]) -> list[StoredFile]:
+        return [file for file in files if not any(hidden(part) for part in self._name(file).split("/"))]
+
+    def _unknown(self) -> list[StoredFile]:
+        """The objects whose content is not known, of those that are listed.
+
+        With ascending keys the listing begins after the last key before which everything is known, and a full one is
+        made once a day.
+        """
+        now = datetime.now(UTC)
+        mark, full_at = (self._ascending and self._ledger.mark(self.storage.url)) or ("", now - 2 * FULL_LISTING)
+        if now - full_at >= FULL_LISTING:
+            mark, full_at = "", now
+        places = [(self.storage.place(file.key), file) for file in self._drops(self.storage.list_all("", mark or None))]
+        known = self._ledger.known(places)
+        if self._ascending:
+            done = takewhile(lambda place: place[0] in known, places)
+            self._ledger.set_mark(self.storage.url, max((file.key for _, file in done), default=mark), full_at)
+        return [file for place, file in places if place not in known]
+
+    def _name(self, file: StoredFile) -> str:
+        return file.key.removeprefix(f"{INBOX}/") if self._moves else file.key
+
+    def _key(self, name: str) -> str:
+        """The key of a drop. Raises ConfigError for a name that could leave the inbox."""
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or any(hidden(part) for part in parts) or (self._moves and len(parts) > 1):
+            raise ConfigError(f"--drops {name!r}: is no drop in {self.inbox}")
+        return f"{INBOX}/{name}" if self._moves else name
+
+    def _place(self, drop: Waiting) -> str:
+        return self.storage.place(self._key(drop.name))
+
+    def _waiting(self, file: StoredFile) -> Waiting:
+        return Waiting(self._name(file), file.size, file.modified_ns, file.arrived_ns, file.version)
+
+    def _file(self, drop: Waiting) -> StoredFile:
+        return StoredFile(self._key(drop.name), drop.size, drop.version, drop.mtime_ns, drop.arrived_ns)
+
+    def _places_of(self, name: str, sha256: str) -> tuple[str, ...]:
+        """The keys under which a scored drop can be."""
+        return (*_keys_in(DONE, name, sha256), self._key(name)) if self._moves else (self._key(name),)
+
+    @contextmanager
+    def _download(self, key: str, name: str, scratch: Path) -> Iterator[FetchedDrop]:
+        folder = scratch / uuid.uuid4().hex
+        # messages about the file begin with its name
+        path = (
+            with_digest(folder, last, "") if (last := PurePosixPath(name).name) and _too_long(last) else folder / last
+        )
+        try:
+            with map_disk_errors(folder):
+                folder.mkdir()
+                file, sha256 = self._stream(key, name, path)
+            yield FetchedDrop(self._with_name(file, name), path, sha256, lambda: self._status(file))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _stream(self, key: str, name: str, path: Path) -> tuple[StoredFile, str]:
+        digest = hashlib.sha256()
+        try:
+            with self.storage.read(key) as (file, stream), path.open("xb") as copy:
+                if file.size > self._spool_bytes:
+                    raise DataError(
+                        f"{name}: {file.size:,} bytes are more than a drop of an object store may have"
+                        f" ({self._spool_bytes:,}: APEX_SPOOL_MB); deliver it in parts, or allow more"
+                    )
+                while chunk := stream.read(CHUNK):
+                    digest.update(chunk)
+                    copy.write(chunk)
+        except ConfigError as error:  # the others may be readable
+            raise UnreadableError(f"{name}: {error}") from error
+        return file, digest.hexdigest()
+
+    def _with_name(self, file: StoredFile, name: str) -> Waiting:
+        return Waiting(name, file.size, file.modified_ns, file.arrived_ns, file.version)
+
+    def _status(self, file: StoredFile) -> DropStatus:
+        try:
+            return "same" if self.storage.stat(file.key) == file else "changed"
+        except FileNotFoundError:
+            return "gone"
+
+    def _sha256(self, key: str) -> str:
+        with self.storage.open(key) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+
+    def _move(self, drop: Waiting, folder: str, sha256: str) -> str:
+        """Copy to a free key and delete the original, if it is still the same. A killed move can be repeated.
+
+        Returns the URL of the copy.
+        """
+        source, expected = self._key(drop.name), self._file(drop)
+        plain, unique = _keys_in(folder, drop.name, sha256)
+        if _too_long(plain) or (self.storage.exists(plain) and not self._is_copy(plain, expected)):
+            plain = unique
+        try:
+            if self.storage.stat(source) != expected:
+                return self._place(drop)
+            # a taken key with a part of the digest has this content
+            if not self.storage.exists(plain) and not self.storage.copy(source, plain):
+                self.storage.copy(source, plain := unique)
+            if self.storage.stat(source) == expected:
+                self.storage.delete(source)
+        except FileNotFoundError:  # another worker moved it, or its owner removed it
+            logger.info("drop_gone name=%s", drop.name)
+        return self.storage.place(plain)
+
+    def _is_copy(self, key: str, file: StoredFile) -> bool:
+        try:
+            there = self.storage.stat(key)
+        except FileNotFoundError:
+            return False
+        return (there.size, there.version) == (file.size, file.version)
+
+    def _write_reason(self, drop: Waiting, sha256: str, reason: dict[str, Any]) -> None:
+        plain, unique = _keys_in(QUARANTINE, drop.name, sha256)
+        key = unique if _too_long(plain + REASON) or self.storage.exists(plain) else plain
+        content = {"drop": drop.name, "sha256": sha256, **reason}
+        content |= {"rejected_at": datetime.now(UTC).isoformat(timespec="seconds")}
+        self.storage.put(key + REASON, json_file(content))
+
+
+def _keys_in(folder: str, name: str, sha256: str) -> tuple[str, str]:
+    """The keys of a drop in a folder: its own name, and the name with a part of its sha256."""
+    unique = with_digest(Path(folder), name, sha256, LONGEST_NAME - len(REASON))
+    return f"{folder}/{name}", unique.as_posix()
+
+
+def _too_long(text: str) -> bool:
+    return len(text.encode()) > LONGEST_NAME

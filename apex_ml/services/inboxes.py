@@ -1,0 +1,53 @@
+"""Open the inbox of a pipeline: a folder, or an object store with the ledger of the objects that are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from apex_ml.adapters.postgres.connection import transaction
+from apex_ml.adapters.postgres.drop_objects import PostgresDropObjects
+from apex_ml.adapters.storage.drops import Inbox
+from apex_ml.adapters.storage.inboxes import DropInbox
+from apex_ml.adapters.storage.object_inbox import ObjectInbox, ObjectLedger
+from apex_ml.adapters.storage.storage import StoredFile
+from apex_ml.adapters.storage.stores import open_objects
+from apex_ml.adapters.storage.waiting import KnownObject
+from apex_ml.contract.locations import is_object_store
+from apex_ml.contract.pipeline import PipelineSettings
+from apex_ml.settings import Settings
+
+
+def open_inbox(settings: Settings, pipeline: PipelineSettings) -> DropInbox:
+    """The inbox of a pipeline, without a request to it."""
+    url = pipeline.locations.drops
+    if not is_object_store(url):
+        return Inbox(pipeline)
+    storage = open_objects(pipeline.locations, url)
+    ledger = _Ledger(settings, pipeline.schema)
+    return ObjectInbox(storage, ledger, pipeline.options.scoring, settings.spool_mb << 20)
+
+
+class _Ledger(ObjectLedger):
+    """The table of known objects; each call is a transaction of its own."""
+
+    def __init__(self, settings: Settings, schema: str) -> None:
+        self._settings, self._schema = settings, schema
+
+    def known(self, places: Sequence[tuple[str, StoredFile]]) -> Mapping[str, KnownObject]:
+        if not places:
+            return {}
+        with transaction(self._settings, self._schema) as session:
+            return PostgresDropObjects(session).known(places)
+
+    def note(self, place: str, file: StoredFile, sha256: str) -> None:
+        with transaction(self._settings, self._schema) as session:
+            PostgresDropObjects(session).note(place, file, sha256)
+
+    def mark(self, place: str) -> tuple[str, datetime] | None:
+        with transaction(self._settings, self._schema) as session:
+            return PostgresDropObjects(session).mark(place)
+
+    def set_mark(self, place: str, mark: str, full_at: datetime) -> None:
+        with transaction(self._settings, self._schema) as session:
+            PostgresDropObjects(session).set_mark(place, mark, full_at)

@@ -1,0 +1,39 @@
+"""The raw files of a pipeline as a local folder, wherever they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from apex_ml.adapters.storage.locations import local_folder
+from apex_ml.adapters.storage.mirror import mirror
+from apex_ml.adapters.storage.stores import open_objects
+from apex_ml.contract.locations import is_object_store
+from apex_ml.contract.pipeline import PipelineSettings
+from apex_ml.errors import DataError
+from apex_ml.settings import Settings
+
+PLACE = "locations.raw"
+"""The key of the raw files in a pipeline's file."""
+
+
+def local_raw(settings: Settings, pipeline: PipelineSettings, url: str | None = None) -> Path:
+    """The folder of raw files; those of an object store are copied first, as far as they are new.
+
+    `url` is another location than the pipeline's own. Raises as
+    :func:`~apex_ml.adapters.storage.mirror.mirror` does, and
+    :class:`~apex_ml.errors.DataError` when no object is there.
+    """
+    url = url or pipeline.locations.raw
+    if not is_object_store(url):
+        return local_folder(url, PLACE)
+    folder = raw_copies(settings, pipeline, url)
+    if not mirror(open_objects(pipeline.locations, url), folder, settings.spool_mb << 20).objects:
+        raise DataError(
+            f"{PLACE}={url}: there are no objects below it; put parquet files there, or correct the location"
+        )
+    return folder
+
+
+def raw_copies(settings: Settings, pipeline: PipelineSettings, url: str) -> Path:
+    """The folder of the copies of a location's objects."""
+    return settings.state / "spool" / pipeline.name / "raw" / url.replace("://", "/").strip("/")

@@ -1,0 +1,77 @@
+"""The trigger that notices new objects below a prefix of an object store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+
+from apex_airflow.triggers.drops import MAX_NAMES
+from apex_ml.errors import ApexError
+from apex_ml.file_names import hidden
+from apex_ml.pipeline_settings import load_pipeline_settings
+from apex_ml.settings import Settings
+
+if TYPE_CHECKING:  # a DAG file is parsed without obstore
+    from apex_ml.adapters.storage.object_store import ObjectStorage
+
+LONGEST_PAUSE = 120.0
+"""Seconds between two looks at a store that does not answer."""
+
+
+class ObjectTrigger(BaseEventTrigger):
+    """Fire once for every new version of an object that can be a drop.
+
+    An object appears when its upload has ended, so that one look is enough. Objects of one look share one event,
+    ``{"count": n, "files": [the first 20 keys]}``. After a look that fails the next one waits twice as long, up to two
+    minutes. With ascending keys only those after the last one are listed; an object whose key sorts earlier is
+    noticed by the sweep.
+
+    The event only wakes the DAG ``<pipeline>_score``, which asks the ledger what to do.
+    """
+
+    def __init__(self, pipeline: str, inbox: str, poll_seconds: float, deep: bool, ascending: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.pipeline, self.inbox, self.poll_seconds = pipeline, inbox, poll_seconds
+        self.deep, self.ascending = deep, ascending
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the arguments from which the triggerer creates this trigger again."""
+        names = ("pipeline", "inbox", "poll_seconds", "deep", "ascending")
+        return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in names}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Poll forever; yield an event whenever there are new objects."""
+        storage: ObjectStorage | None = None
+        versions: dict[str, str] = {}
+        last, pause = "", self.poll_seconds
+        while True:
+            try:
+                if storage is None:
+                    storage = await asyncio.to_thread(self._open)
+                files = await storage.list_async("", deep=self.deep, after=last or None)
+            except (ApexError, FileNotFoundError) as error:
+                if pause == self.poll_seconds:
+                    self.log.warning("inbox %s cannot be listed, trying again: %s", self.inbox, error)
+                storage, pause = None, min(2 * pause, max(LONGEST_PAUSE, self.poll_seconds))
+            else:
+                if pause != self.poll_seconds:
+                    self.log.info("inbox %s can be listed again", self.inbox)
+                pause = self.poll_seconds
+                listed = {f.key: f.version for f in files if not any(hidden(part) for part in f.key.split("/"))}
+                new = sorted(key for key, version in listed.items() if versions.get(key) != version)
+                # with ascending keys the last one is enough
+                versions = {} if self.ascending else listed
+                last = max([last, *listed]) if self.ascending else ""
+                if new:
+                    self.log.info("new drops: %s (%s)", len(new), ", ".join(new[:MAX_NAMES]))
+                    yield TriggerEvent({"count": len(new), "files": new[:MAX_NAMES]})
+            await asyncio.sleep(pause)
+
+    def _open(self) -> ObjectStorage:
+        from apex_ml.adapters.storage.stores import open_objects
+
+        settings = Settings.load().model_copy(update={"pipeline": self.pipeline})
+        return open_objects(load_pipeline_settings(settings).locations, self.inbox)

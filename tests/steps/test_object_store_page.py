@@ -1,0 +1,73 @@
+"""The pipelines that the page about object stores shows, used on a real server."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from apex_ml.adapters.storage.stores import open_objects
+from apex_ml.contract.model import Contract
+from apex_ml.contract.options import PipelineOptions
+from apex_ml.pipelines import load_pipeline
+from apex_ml.settings import CODE_ROOT, Settings
+from apex_ml.simulate.drop import make_drop
+from tests.support.apex_home import Apex
+from tests.support.object_servers import ObjectServer
+
+PAGE = (CODE_ROOT / "docs" / "how-to" / "object-stores.md").read_text(encoding="utf-8")
+MOVES, KEEPS, ASCENDING = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+
+
+def pipelines_with(sections: dict[str, Any], folder: Path, server: ObjectServer) -> tuple[Path, str]:
+    """A folder with the orders pipeline and sections of the page, whose bucket is the test's, and its drops."""
+    text = json.dumps(sections).replace("https://minio.example.org", server.endpoint)
+    for bucket in ("s3://lake", "s3://partner"):
+        text = text.replace(bucket, f"s3://{server.bucket}/{folder.name}")
+    own = yaml.safe_load(load_pipeline(Settings.load()).file.read_text()) | json.loads(text)
+    file = folder / "pipelines" / "orders" / "pipeline.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(yaml.safe_dump(own, sort_keys=False))
+    return folder / "pipelines", own["locations"]["drops"]
+
+
+@pytest.mark.parametrize("sections", [MOVES, KEEPS, ASCENDING])
+def test_the_sections_can_be_read(sections: dict[str, Any]) -> None:
+    PipelineOptions.model_validate(sections)
+
+
+@pytest.mark.parametrize(
+    ("sections", "key"), [(MOVES, "inbox/a.parquet"), (KEEPS | ASCENDING, "dt=2026-01-01/a.parquet")]
+)
+def test_a_drop_in_the_store_of_the_page_is_scored_by_apex_score(
+    scoring: Apex,
+    moto: ObjectServer,
+    raw: Path,
+    contract: Contract,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sections: dict[str, Any],
+    key: str,
+) -> None:
+    login = moto.login if sections is MOVES else moto.environment
+    pipelines, drops = pipelines_with(sections, tmp_path, moto)
+    apex = scoring.but(pipelines=pipelines, pipeline="orders", drops_url=drops)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    apex.settings.env_file.parent.mkdir(parents=True, exist_ok=True)
+    apex.settings.env_file.write_text("".join(f"{name}={value}\n" for name, value in login.items()))
+    path = tmp_path / "a.parquet"
+    make_drop(str(raw), date(2024, 8, 24), 200, 1, path, contract)
+    storage = open_objects(apex.pipeline.locations, apex.pipeline.locations.drops)
+    storage.put(key, path.read_bytes())
+    done = apex.call("score")
+    assert done.code == 0, done.err
+    assert apex.sql("SELECT name, state FROM orders.drops") == [(key.removeprefix("inbox/"), "done")]
+    assert [file.key for file in storage.list_all("")] == [key.replace("inbox/", "done/")]
+    for secret in login.values():
+        assert secret not in done.err + json.dumps(done.result)

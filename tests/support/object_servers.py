@@ -1,0 +1,111 @@
+"""Object stores for tests: real servers of S3, each in a process of its own on a free port."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.apex_home import Apex
+
+KEY, SECRET = "APEXTESTKEY", "apex-test-secret"
+"""The login of the servers."""
+
+
+@dataclass(frozen=True)
+class ObjectServer:
+    """A server with one empty bucket."""
+
+    name: str
+    endpoint: str
+    bucket: str
+
+    @property
+    def login(self) -> dict[str, str]:
+        return {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables with which every program reaches the server, without options in a pipeline's file."""
+        return {
+            **self.login,
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_REGION": "us-east-1",
+        }
+
+    def options(self) -> dict[str, object]:
+        """What a pipeline's file says about the store."""
+        return {"endpoint": self.endpoint, "region": "us-east-1", "path_style": True}
+
+
+def in_object_store(apex: Apex, server: ObjectServer, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Apex:
+    """The home with its drops below a new prefix of the server's bucket."""
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    return apex.but(drops_url=f"s3://{server.bucket}/{uuid.uuid4().hex}", **changes)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def moto_server(folder: Path) -> Iterator[ObjectServer]:
+    """A server that honours conditional puts."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _running(command, folder / "moto.log", port):
+        endpoint = f"http://127.0.0.1:{port}"
+        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/apex-test", method="PUT")).close()
+        yield ObjectServer("moto", endpoint, "apex-test")
+
+
+@contextmanager
+def rclone_server(folder: Path) -> Iterator[ObjectServer]:
+    """A server that keeps objects as files, and that ignores the conditions of a put."""
+    port = free_port()
+    (folder / "objects" / "apex-test").mkdir(parents=True)
+    program = Path(sys.executable).with_name("rclone")
+    command = [str(program), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}"]
+    command += ["--config", str(folder / "none.conf"), "--vfs-cache-mode", "off", str(folder / "objects")]
+    with _running(command, folder / "rclone.log", port):
+        yield ObjectServer("rclone", f"http://127.0.0.1:{port}", "apex-test")
+
+
+@contextmanager
+def _running(command: list[str], log: Path, port: int) -> Iterator[None]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 60
+        while not _answers(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{command[0]} does not answer:\n{log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _answers(port: int) -> bool:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
