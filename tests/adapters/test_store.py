@@ -204,7 +204,7 @@ def damaged(kind: str, whole: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("empty", r"not a parquet file \(0 bytes\); deliver it again as parquet"),
+        ("empty", r"not a parquet file \(0 bytes\): it is empty, as after a broken upload; deliver it again"),
         ("text", r"not a parquet file \(8 bytes\)"),
         ("cut", "a truncated parquet file .*no footer.*deliver it again"),
         ("head only", "a truncated parquet file"),

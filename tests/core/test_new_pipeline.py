@@ -20,6 +20,7 @@ from apex_ml.core.new_pipeline.choices import Choices, propose, refuse_roles, re
 from apex_ml.core.new_pipeline.ranges import rounded_out
 from apex_ml.core.table_profile.values import TableProfile
 from apex_ml.errors import ConfigError, DataError
+from apex_ml.services.data_check import check_data
 from apex_ml.services.new_pipeline import new_pipeline
 from apex_ml.settings import Settings
 from tests.support.stranger_tables import visits, write_table
@@ -200,6 +201,23 @@ def test_texts_with_and_without_an_offset(settings: Settings, tmp_path: Path) ->
     contract, text = contract_of(profile, propose(profile, "show", "patient", "at"))
     assert contract.columns["at"].timezone == "UTC"
     assert "texts without an offset are read on the clock of the timezone" in " ".join(text.replace("#", "").split())
+
+
+@pytest.mark.parametrize("odd", [1, 2, 3])
+def test_a_few_texts_that_are_no_dates_do_not_make_the_days_a_feature(
+    settings: Settings, tmp_path: Path, odd: int
+) -> None:
+    days = ["n/a" if n < odd else f"{date(2024, 1, 1) + timedelta(days=n % 200):%Y-%m-%d}" for n in range(ROWS)]
+    profile = with_columns(settings, tmp_path, {"at": days})
+    if odd > 2:  # more than one in 200
+        assert profile.column("at").text is not None
+        return
+    (finding,) = [f for f in profile.findings if f.column == "at" and f.severity == "warning"]
+    assert "in no format of a date" in finding.text
+    contract, text = contract_of(profile, propose(profile, "show", "patient", "at"))
+    assert contract.columns["at"].type == "date" and "with another text than a date will be quarantined" in text
+    path = tmp_path / "t.parquet"
+    assert check_data(settings, contract, path, "train").problems() == []
 
 
 INSTANT = datetime(2024, 1, 1, 5, 30, tzinfo=UTC)

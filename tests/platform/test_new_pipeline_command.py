@@ -88,7 +88,7 @@ def test_a_file_without_bytes_or_without_rows_is_one_clear_error(
         "try": ("try", "visits", "--from"),
     }[command]
     code, _, err = called(capsys, *arguments, "empty")
-    assert code == 10 and "broken.parquet: the file is empty (0 bytes), as after a broken upload" in err
+    assert code == 10 and "broken.parquet: not a parquet file (0 bytes): it is empty, as after a broken upload" in err
     code, out, err = called(capsys, *arguments, "rows")
     texts = {
         "init": "show cannot be the target: the table has no rows; name files that have some",

@@ -85,7 +85,9 @@ def _times(con: StrictConnection, column: TableColumn) -> TimeSummary | None:
     not_finite, first, last, days, with_time, quantiles = one_row(con, sql.summarise_times(column.sql, QUANTILES))
     if not isinstance(first, datetime):  # none, or one beyond the calendar of Python
         return None
-    return TimeSummary(first, last, days, with_time, not_finite, tuple(quantiles), column.nanoseconds)
+    return TimeSummary(
+        first, last, days, with_time, not_finite, tuple(quantiles), column.nanoseconds, column.unreadable
+    )
 
 
 def _text(con: StrictConnection, column: TableColumn, distinct: int) -> TextSummary | None:

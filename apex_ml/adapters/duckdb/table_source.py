@@ -46,6 +46,8 @@ DATE_FORMATS = (
 )
 """Formats of dates that are recognised in texts; of two that fit all values the first is taken."""
 SAMPLED_ROWS = 2000
+MAX_UNREADABLE = 0.005
+"""Share of texts that are no dates, such as n/a, up to which a column holds dates."""
 DAYS_SHARE = 0.99
 """Share of rows from which columns are the parts of a day."""
 YEARS = 1900, 2100
@@ -71,6 +73,8 @@ class TableColumn:
     """Formats of its texts, which are read as timestamps."""
     nanoseconds: int = 0
     """Times that microseconds do not hold."""
+    unreadable: int = 0
+    """Texts that no format reads, which count as null."""
     parts: DateParts | None = None
     """The columns of which it is the day, where the files do not hold it."""
 
@@ -189,7 +193,8 @@ def _read_columns(
             elif kind == "VARCHAR" and (formats := _date_formats(con, column.sql)):
                 read_as[nr] = sql.parsed(column.sql, formats)
                 (fine,) = one_row(con, sql.count_nanoseconds(column.sql, formats))
-                column = TableColumn(name, place_name(nr), "timestamp", formats, fine)
+                values, readable = one_row(con, sql.count_readable(column.sql, [read_as[nr]]))
+                column = TableColumn(name, place_name(nr), "timestamp", formats, fine, values - readable)
             elif kind in ("TIMESTAMP_NS", "TIMESTAMPTZ_NS"):
                 (fine,) = one_row(con, sql.count_nanoseconds(column.sql, ()))
                 column = TableColumn(name, place_name(nr), "timestamp", nanoseconds=fine)
@@ -246,21 +251,23 @@ def _all_readable(con: StrictConnection, column: str, reading: str) -> bool:
 
 
 def _date_formats(con: StrictConnection, column: str) -> tuple[str, ...]:
-    """The formats by which every text is a date; none when some text is not. A sample says which are tried."""
+    """The formats by which nearly every text is a date; none when more are not. A sample says which are tried."""
     readings = {form: sql.parsed(column, [form]) for form in DATE_FORMATS}
     try:
         values, *counts = one_row(con, sql.count_readable(column, readings.values(), SAMPLED_ROWS))
         by_format = dict(zip(DATE_FORMATS, counts, strict=True))
         tried = sorted((form for form in DATE_FORMATS if by_format[form]), key=lambda form: -by_format[form])
-        if not values or sum(counts) < values:
+        if not values or sum(counts) < (1 - 2 * MAX_UNREADABLE) * values:
             return ()
         if by_format[tried[0]] == values and _all_readable(con, column, readings[tried[0]]):
             return (tried[0],)
-        if not _all_readable(con, column, sql.parsed(column, tried)):
+        values, readable = one_row(con, sql.count_readable(column, [sql.parsed(column, tried)]))
+        if values - readable > MAX_UNREADABLE * values:
             return ()
         for form in reversed(tried):  # one that reads nothing that the others do not
             rest = [other for other in tried if other != form]
-            tried = rest if _all_readable(con, column, sql.parsed(column, rest)) else tried
+            if rest and one_row(con, sql.count_readable(column, [sql.parsed(column, rest)]))[1] == readable:
+                tried = rest
         return tuple(tried)
     except duckdb.InvalidInputException:  # a text that is not UTF-8
         return ()

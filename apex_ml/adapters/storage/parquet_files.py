@@ -44,7 +44,7 @@ def check_parquet(path: Path) -> None:
         raise DataError(f"{path.name}: the file was removed while it was being read") from error
     if not size:
         raise DataError(
-            f"{path.name}: the file is empty (0 bytes), as after a broken upload; deliver it again as parquet"
+            f"{path.name}: not a parquet file (0 bytes): it is empty, as after a broken upload; deliver it again"
         )
     if head == ENCRYPTED_MAGIC:
         raise DataError(f"{path.name}: an encrypted parquet file; Apex holds no keys: deliver it without encryption")

@@ -9,6 +9,7 @@ from zoneinfo import available_timezones
 
 from apex_ml.contract.written_times import has_offset
 from apex_ml.core.table_profile.values import ColumnProfile
+from apex_ml.wording import counted
 
 MAX_ODD = 0.005
 """Share of values that no contract accepts, up to which a column is used; its rows are quarantined."""
@@ -36,6 +37,8 @@ def time_notes(column: ColumnProfile) -> list[str]:
     notes = ["its texts have an offset from UTC, so that they are instants"] if any(with_offset) else []
     if any(with_offset) and not all(with_offset):
         notes.append("texts without an offset are read on the clock of the timezone")
+    if column.times is not None and column.times.unreadable:
+        notes.append(f"{counted(column.times.unreadable, 'row')} with another text than a date will be quarantined")
     if has_times_of_day(column) and column.times is not None and column.times.nanoseconds:
         notes.append(f"nanoseconds of {column.times.nanoseconds:,} rows are left out")
     return notes

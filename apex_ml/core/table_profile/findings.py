@@ -218,6 +218,13 @@ def _of_times(column: ColumnProfile) -> Iterator[Finding]:
         return
     if times.not_finite:
         yield Finding("warning", column.name, f"has infinite dates in {counted(times.not_finite, 'row')}")
+    if times.unreadable:
+        yield Finding(
+            "warning",
+            column.name,
+            f"{counted(times.unreadable, 'text')} in no format of a date, which count as null: where the column is the"
+            " time of a row, such rows are quarantined",
+        )
     if times.nanoseconds:
         yield Finding(
             "warning",

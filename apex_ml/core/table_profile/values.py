@@ -71,6 +71,8 @@ class TimeSummary:
     quantiles: tuple[datetime, ...]
     nanoseconds: int = 0
     """Values that microseconds do not hold."""
+    unreadable: int = 0
+    """Texts that are no date, which count as null."""
 
 
 @dataclass(frozen=True)
