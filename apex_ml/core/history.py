@@ -233,9 +233,9 @@ class Replay:
         then on, and one more for each time within the lag with rows; `SINCE` is the time from which
         on rows have it, and they have the latest of them.
 
-        A window moves on with the time of the row that is scored. For each time of which a later row's window may be
-        the first to hold rows, `WINDOW_DAYS` has the time, and a column of a window a list of the state of the rows
-        from then on, both in the order of time.
+        A window moves on with the time of the row that is scored. For each time that may be the first one in the window
+        of a row that has the state, `WINDOW_DAYS` has the time, and a column of a window a list of the state of the
+        rows from then on, both in the order of time.
         """
         owners, times = self._states_from(since)
         plain = [column for column in self._columns if column.scope.window is None]
@@ -244,20 +244,39 @@ class Replay:
             state = state.rename_columns({self.contract.timestamp: SINCE})
         else:
             state = state.drop_columns([self.contract.timestamp])
-        if not (longest := longest_window(self._columns)):
+        if not longest_window(self._columns):
             return state
-        before = times - self._lag
-        ends = self._timeline.first_from(owners, before)
-        oldest = self._timeline.first_from(owners, before - longest * self.contract.times_a_day)
-        firsts = np.flatnonzero(self._is_first_of_time())
-        lows, highs = np.searchsorted(firsts, oldest), np.searchsorted(firsts, ends)
-        lengths = highs - lows
-        offsets = np.append(0, np.cumsum(lengths))
-        places = np.arange(offsets[-1]) + np.repeat(lows - offsets[:-1], lengths)
-        for name, values in self._from_each_time(firsts[places], np.repeat(ends, lengths)):
+        states, begins = self._window_begins(owners, times)
+        offsets = np.searchsorted(states, np.arange(len(owners) + 1))
+        ends = self._timeline.first_from(owners, times - self._lag)
+        for name, values in self._from_each_time(begins, ends[states]):
             lists = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
             state = state.append_column(name, lists)
         return state
+
+    def _window_begins(self, owners: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of states, ascending, each with the first rows of the windows of the rows that have the state.
+
+        A state that another one follows holds for a short time, in which the windows hardly move: the number of all
+        first rows grows with the rows, and not with the rows times those in a window.
+        """
+        firsts = np.flatnonzero(self._is_first_of_time())
+        highs = np.searchsorted(firsts, self._timeline.first_from(owners, times - self._lag))
+        is_last = np.append(owners[1:] != owners[:-1], True)[: len(owners)]
+        until = np.append(times[1:], 0)[: len(times)] - 1  # the last time of the rows that have the state
+        size, windows = len(firsts) + 1, {column.scope.window or 0 for column in self._columns} - {0}
+        parts: list[np.ndarray] = []
+        for window in sorted(windows, reverse=True):
+            length = self._lag + window * self.contract.times_a_day
+            lows = np.searchsorted(firsts, self._timeline.first_from(owners, times - length))
+            ends = np.searchsorted(firsts, self._timeline.first_from(owners, until - length)) + 1
+            # of the last state the longest window, which comes first, has every begin
+            ends = np.where(is_last, lows if parts else highs, np.minimum(ends, highs))
+            counts = ends - lows
+            places = np.arange(counts.sum()) + np.repeat(lows - np.cumsum(counts) + counts, counts)
+            parts.append(np.repeat(np.arange(len(owners)), counts) * size + places)
+        numbers = np.unique(np.concatenate(parts)) if any(map(len, parts[1:])) else parts[0]
+        return numbers // size, firsts[numbers % size]
 
     def _states_from(self, since: int) -> tuple[np.ndarray, np.ndarray]:
         """The number of the entity of each state of the snapshot, and the time from which on rows have it."""

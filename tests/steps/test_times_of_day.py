@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.cli.main import main
-from apex_ml.contract.names import ROW_NR
+from apex_ml.contract.names import ROW_NR, WINDOW_DAYS, snapshot_by
 from apex_ml.contract.requests.faults import RefusedError
 from apex_ml.contract.requests.reader import RequestReader
 from apex_ml.core.estimator import Encoder, Model
@@ -25,7 +25,7 @@ from apex_ml.core.row_time import times_of
 from apex_ml.services.drop_features import features_query
 from apex_ml.services.results import EltResult
 from apex_ml.services.run_folder import latest_manifest
-from apex_ml.services.run_layout import EXAMPLES
+from apex_ml.services.run_layout import EXAMPLES, SNAPSHOT
 from apex_ml.services.scorer import Scorer, load_scorer
 from apex_ml.serving.champion_watcher import warm_up
 from apex_ml.serving.history import History
@@ -158,6 +158,18 @@ def test_features_of_training_drops_and_requests_are_those_of_the_lag(night: Ape
     assert len({values[2] for values in expected[len(early) :]}) > 5
     assert len({values[3] for values in expected}) > 50
     assert predictor.contract.history_lag == LAG // MICROSECOND
+
+
+def test_the_windows_of_a_snapshot_grow_with_its_rows(night: Apex) -> None:
+    """And not with the rows of a window times those within the lag: a state that another one follows holds briefly."""
+    snapshot = pq.read_table(snapshot_by(night.context("first").folder("elt") / SNAPSHOT, ("page",)))
+    lists: dict[str, list[int]] = {}
+    for page, times in zip(snapshot["page"].to_pylist(), snapshot[WINDOW_DAYS].to_pylist(), strict=True):
+        lists.setdefault(page, []).append(len(times))
+    assert len(lists) == 3
+    for lengths in lists.values():
+        assert len(lengths) > 3 and lengths[-1] > 10  # the newest state has every time of the window
+        assert sum(lengths[:-1]) <= 4 * len(lengths)
 
 
 def with_every_feature(predictor: Predictor) -> Predictor:
