@@ -31,23 +31,23 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class Cost:
-    """What the selection of features costs on the test rows, before calibration: percent of the log loss.
+    """What a choice of features costs on the test rows: percent of the log loss with other ones, below 0 a gain.
 
-    `low` and `high` are the ends of the 95 % interval; `all_features` is the log loss with all features.
+    `low` and `high` are the ends of the 95 % interval; `beside` is the log loss with the other features.
     """
 
     percent: float
     low: float
     high: float
-    all_features: float
+    beside: float
 
     @classmethod
-    def of(cls, selected: np.ndarray, every: np.ndarray, entities: np.ndarray, seed: int) -> Cost:
-        """From the losses of the same rows, (n,) each, with the selected and with all features."""
-        percent = 100 / every.mean()
-        low, high = bootstrap_interval(Clusters.of(selected - every, entities), seed)
-        difference = float((selected - every).mean())
-        return cls(percent * difference, percent * low, percent * high, float(every.mean()))
+    def of(cls, chosen: np.ndarray, others: np.ndarray, entities: np.ndarray, seed: int) -> Cost:
+        """From the losses of the same rows, (n,) each, with the chosen and with the other features."""
+        percent = 100 / others.mean()
+        low, high = bootstrap_interval(Clusters.of(chosen - others, entities), seed)
+        difference = float((chosen - others).mean())
+        return cls(percent * difference, percent * low, percent * high, float(others.mean()))
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ class Compared:
     features: tuple[str, ...]
     scores: dict[str, Scores]
     selection: Cost
-    without_history: float | None
-    """Log loss of Apex without the history of the entity; None where there is none."""
+    """Beside all features, before calibration."""
+    history: Cost | None
+    """Beside Apex without the history; None where there is none."""
 
     @property
     def behind(self) -> float:
@@ -82,20 +83,19 @@ def model_quality(scene: Scene) -> Iterator[Row]:
 
 def rows_of(compared: Compared) -> Iterator[Row]:
     """What one table shows."""
-    name, apex = compared.table.name, compared.scores["Apex"]
+    name = compared.table.name
     for peer, scores in compared.scores.items():
         note = f"accuracy {scores.accuracy:.4f}, AUC {scores.auc:.4f}, {scores.seconds:.1f} s"
         yield Row(f"{name}: log loss of {peer}", scores.log_loss, "nats", None, None, note)
     best = min((s.log_loss, peer) for peer, s in compared.scores.items() if peer != "Apex")
     note = f"{compared.rows:,} examples, {len(compared.features)} features"
     yield Row(f"{name}: Apex behind the better peer", compared.behind, "%", MAX_BEHIND, Beside(best[1], best[0]), note)
-    cost, beside = compared.selection, Beside("all features", compared.selection.all_features)
+    cost, beside = compared.selection, Beside("all features", compared.selection.beside)
     note = f"before calibration; estimate {cost.percent:.2f} %, up to {cost.high:.2f} %"
     yield Row(f"{name}: cost of the selection, 95 % lower bound", cost.low, "%", MAX_SELECTION_COST, beside, note)
-    if compared.without_history is not None:
-        gain = 100 * (apex.log_loss / compared.without_history - 1)
-        beside = Beside("without history", compared.without_history)
-        yield Row(f"{name}: log loss with history beside without", gain, "%", 0.0, beside)
+    if (history := compared.history) is not None:
+        beside, note = Beside("without history", history.beside), f"95 %: {history.low:.2f} to {history.high:.2f} %"
+        yield Row(f"{name}: log loss with history beside without", history.percent, "%", 0.0, beside, note)
 
 
 def compare(table: PublicTable, folder: Path) -> Compared:
@@ -119,19 +119,19 @@ def compare(table: PublicTable, folder: Path) -> Compared:
         **score_peers(run.tables, known_before, len(contract.classes), seed=run.options.seed, threads=THREADS),
     }
     own = [c for c in columns if c.name in known_before]
-    without = None
+    entities, history = run.tables["test"].entities, None
     if len(own) < len(columns):
-        without = float(_developed(run, own, contract.classes, run.options.selection).metrics["test_log_loss"])
+        without = _developed(run, own, contract.classes, run.options.selection)
+        history = Cost.of(_losses(run, run.development), _losses(run, without), entities, run.options.seed)
     every = _developed(run, columns, contract.classes, "none")
-    losses = [_raw_losses(run, done) for done in (run.development, every)]
-    cost = Cost.of(losses[0], losses[1], run.tables["test"].entities, run.options.seed)
+    cost = Cost.of(_raw_losses(run, run.development), _raw_losses(run, every), entities, run.options.seed)
     return Compared(
         table,
         sum(len(part.y) for part in run.tables.values()),
         run.development.model.encoder.names,
         scores,
         cost,
-        without,
+        history,
     )
 
 
@@ -165,6 +165,12 @@ def _developed(
     """A model of these features, from the same rows."""
     options = replace(run.options, selection=selection)
     return develop(run.tables, tuple(columns), classes, (), options, run.development.model.info)
+
+
+def _losses(run: TrialRun, done: Development) -> np.ndarray:
+    """Log loss of each test row, (n,)."""
+    test = run.tables["test"]
+    return row_losses(done.model.probabilities(test.table), test.y)
 
 
 def _raw_losses(run: TrialRun, done: Development) -> np.ndarray:
