@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from apex_ml.core.table_profile.values import TableProfile
 
 NONE = "-"
+MAX_LEFT_OUT = 5
+"""Columns that are left out of which the reason is shown; the file has all of them."""
 
 
 @click.command()
@@ -191,6 +193,8 @@ def _report(file: Path, choices: Choices, proposal: Proposal) -> None:
     }
     for role, names in roles.items():
         click.echo(f"  {role:9}  {', '.join(map(visible, names)) or NONE}")
+    for left in proposal.left_out[:MAX_LEFT_OUT]:
+        click.echo(f"  note       {visible(left.name)} is left out: {visible(left.why)}")
     for column in proposal.columns:
         if "derive" in column.body:
             click.echo(f"  derived    {visible(column.name)}: {visible(column.body['derive'])}")

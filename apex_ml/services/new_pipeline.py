@@ -48,6 +48,11 @@ def new_pipeline(
             for column in proposal.columns
             if column.role == "measure"
         )
+        why += "".join(
+            f"; {visible(column.name)}: taken as the {column.role}"
+            for column in proposal.columns
+            if column.role in ("key", "entity", "timestamp")
+        )
         raise DataError(
             f"{profile.source.name}: no column is left from which a model can learn {visible(choices.target)}{why}"
         )

@@ -220,6 +220,23 @@ def test_a_few_texts_that_are_no_dates_do_not_make_the_days_a_feature(
     assert check_data(settings, contract, path, "train").problems() == []
 
 
+@pytest.mark.parametrize("odd", [date(2999, 12, 31), date(9999, 12, 31), date(1900, 1, 1)])
+def test_days_far_from_the_others_are_quarantined_and_named(settings: Settings, tmp_path: Path, odd: date) -> None:
+    days = [odd if n % 150 == 7 else date(2024, 1, 1) + timedelta(days=n % 200) for n in range(ROWS)]
+    profile = with_columns(settings, tmp_path, {"at": days})
+    contract, text = contract_of(profile, propose(profile, "show", "patient", "at"))
+    assert f"{odd} is far from the other days: the range below" in " ".join(text.replace("#", "").split())
+    checked = check_data(settings, contract, tmp_path / "t.parquet", "train")
+    assert checked.quarantined == 3 and checked.problems() == []
+
+
+def test_texts_of_a_target_of_which_most_are_days_stay_classes(settings: Settings, tmp_path: Path) -> None:
+    due = ["soon" if n == 7 else f"2024-0{1 + n % 2}-01" for n in range(ROWS)]
+    profile = with_columns(settings, tmp_path, {"due": due}, "due")
+    contract, _ = contract_of(profile, propose(profile, "due", "patient", "day"))
+    assert contract.classes == ("2024-01-01", "2024-02-01", "soon")
+
+
 INSTANT = datetime(2024, 1, 1, 5, 30, tzinfo=UTC)
 
 

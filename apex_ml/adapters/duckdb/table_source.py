@@ -190,7 +190,9 @@ def _read_columns(
                 column = TableColumn(name, place_name(nr), "text")
             elif kind == "FLOAT":
                 read_as[nr] = sql.widened(column.sql)
-            elif kind == "VARCHAR" and (formats := _date_formats(con, column.sql)):
+            elif kind == "VARCHAR" and (
+                formats := _date_formats(con, column.sql, 0 if name == target else MAX_UNREADABLE)
+            ):
                 read_as[nr] = sql.parsed(column.sql, formats)
                 (fine,) = one_row(con, sql.count_nanoseconds(column.sql, formats))
                 values, readable = one_row(con, sql.count_readable(column.sql, [read_as[nr]]))
@@ -250,19 +252,19 @@ def _all_readable(con: StrictConnection, column: str, reading: str) -> bool:
     return bool(values) and readable >= values
 
 
-def _date_formats(con: StrictConnection, column: str) -> tuple[str, ...]:
+def _date_formats(con: StrictConnection, column: str, max_unreadable: float) -> tuple[str, ...]:
     """The formats by which nearly every text is a date; none when more are not. A sample says which are tried."""
     readings = {form: sql.parsed(column, [form]) for form in DATE_FORMATS}
     try:
         values, *counts = one_row(con, sql.count_readable(column, readings.values(), SAMPLED_ROWS))
         by_format = dict(zip(DATE_FORMATS, counts, strict=True))
         tried = sorted((form for form in DATE_FORMATS if by_format[form]), key=lambda form: -by_format[form])
-        if not values or sum(counts) < (1 - 2 * MAX_UNREADABLE) * values:
+        if not values or sum(counts) < (1 - 2 * max_unreadable) * values:
             return ()
         if by_format[tried[0]] == values and _all_readable(con, column, readings[tried[0]]):
             return (tried[0],)
         values, readable = one_row(con, sql.count_readable(column, [sql.parsed(column, tried)]))
-        if values - readable > MAX_UNREADABLE * values:
+        if values - readable > max_unreadable * values:
             return ()
         for form in reversed(tried):  # one that reads nothing that the others do not
             rest = [other for other in tried if other != form]

@@ -28,6 +28,8 @@ USUAL_QUARANTINE = 0.01
 MAX_QUARANTINE = 0.9
 REPEATS = 0.002
 """Share of repeated rows up to which they are errors."""
+FAR_SHARE = 0.01
+"""Share of rows that may be dated far before, or far after, the others."""
 STRONG_VALUES = 0.05
 """Gain from which it is said that a frequency leaves out what the values of a text say."""
 ROOM = 0.1
@@ -137,6 +139,9 @@ def _quarantine_limit(profile: TableProfile, choices: Choices, used: Collection[
     for column in profile.columns:
         odd = column.numbers.not_finite if column.numbers else column.times.not_finite if column.times else 0
         known += odd / profile.rows if column.name in used else 0.0
+    times = profile.column(choices.timestamp).times if choices.timestamp else None
+    if times is not None:  # beyond the quantiles at either end there is one row in a hundred
+        known += FAR_SHARE * (times.far_first + times.far_last)
     known += profile.repeated_rows / profile.rows if profile.repeated_rows <= REPEATS * profile.rows else 0.0
     return min(MAX_QUARANTINE, ceil(100 * known) / 100 + USUAL_QUARANTINE)
 

@@ -11,10 +11,15 @@ from apex_ml.core.table_profile.values import ColumnProfile
 
 
 def date_checks(column: ColumnProfile) -> list[dict[str, Any]]:
-    """From the first of January of the year before the earliest day, up to the end of the century at least."""
-    if column.times is None:
+    """From the first of January of the year before the earliest day, up to the end of the century at least.
+
+    A day far from the others is outside: it would be the newest row of all, or stretch the parts of the split.
+    """
+    if (times := column.times) is None:
         return []
-    first, last = max(column.times.first.year - 1, 1), max(2100, min(column.times.last.year + 50, 9999))
+    earliest = times.quantiles[0] if times.far_first else times.first
+    latest = times.quantiles[-1] if times.far_last else times.last
+    first, last = max(earliest.year - 1, 1), max(2100, min(latest.year + 50, 9999))
     return [{"rule": "range", "min": date(first, 1, 1), "max": date(last, 1, 1)}]
 
 

@@ -232,10 +232,8 @@ def _of_times(column: ColumnProfile) -> Iterator[Finding]:
             f"has nanoseconds in {counted(times.nanoseconds, 'row')}, and a timestamp of Apex has microseconds: the"
             " normalise step microsecond_of_timestamp leaves them out; without it such rows are quarantined",
         )
-    early, late = times.quantiles[0] - times.first, times.last - times.quantiles[Q99]
-    usual = times.quantiles[Q99] - times.quantiles[0]
-    for end, distance in ((times.first, early), (times.last, late)):
-        if distance.days > max(FAR_DAYS, usual.days):
+    for end, is_far in ((times.first, times.far_first), (times.last, times.far_last)):
+        if is_far:
             yield Finding("warning", column.name, f"has a date far from the others: {time_text(end)}")
 
 

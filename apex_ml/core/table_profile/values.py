@@ -14,6 +14,8 @@ Kind = Literal["boolean", "integer", "number", "date", "timestamp", "text", "oth
 """What a column holds. `other` are lists, structures, bytes and times of day, of which only values are counted."""
 QUANTILES = (0.01, *(n / 20 for n in range(1, 20)), 0.99)
 Q01, Q05, Q25, MEDIAN, Q75, Q95, Q99 = (QUANTILES.index(share) for share in (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99))
+FAR_DAYS = 366
+"""Days by which the earliest or latest date must be away from the other ones to be far from them, at least."""
 KEY_SHARE = 0.9
 """Share of different values from which a column looks like the key of a row."""
 
@@ -73,6 +75,20 @@ class TimeSummary:
     """Values that microseconds do not hold."""
     unreadable: int = 0
     """Texts that are no date, which count as null."""
+
+    @property
+    def far_first(self) -> bool:
+        """Whether the earliest one is far from the others, as 1900-01-01 for an unknown day may be."""
+        return (self.quantiles[0] - self.first).days > self._usual_days
+
+    @property
+    def far_last(self) -> bool:
+        """Whether the latest one is far from the others, as 9999-12-31 is."""
+        return (self.last - self.quantiles[-1]).days > self._usual_days
+
+    @property
+    def _usual_days(self) -> int:
+        return max(FAR_DAYS, (self.quantiles[-1] - self.quantiles[0]).days)
 
 
 @dataclass(frozen=True)
