@@ -237,6 +237,31 @@ def test_texts_of_a_target_of_which_most_are_days_stay_classes(settings: Setting
     assert contract.classes == ("2024-01-01", "2024-02-01", "soon")
 
 
+@pytest.mark.parametrize(
+    ("in_second", "expression"),
+    [
+        (1, "make_timestamp(at * 1000000)"),
+        (1_000, "make_timestamp(at * 1000)"),
+        (1_000_000, "make_timestamp(at)"),
+        (1_000_000_000, "make_timestamp(at // 1000)"),
+    ],
+)
+def test_seconds_since_1970_are_named_with_the_expression_of_their_time(
+    settings: Settings, tmp_path: Path, in_second: int, expression: str
+) -> None:
+    table = visits(ROWS) | {"at": [(1_704_067_200 + n * 3_600) * in_second for n in range(ROWS)]}
+    del table["day"]
+    path = write_table(tmp_path / "t.parquet", table)
+    profile = profile_table(settings, path, "show")
+    assert profile.time is None
+    text, proposal = new_pipeline(FILE, "new", profile, propose(profile, "show", "patient"), None)
+    (warning,) = [warning for warning in proposal.warnings if warning.startswith("at may be")]
+    assert warning.endswith(f"derive: {expression}") and "since 1970 (2024-01-01 to 2024-01-17)" in warning
+    derived = f'columns:\n  when: {{description: W., type: timestamp, role: timestamp, derive: "{expression}"}}\n'
+    contract, _ = parse_pipeline(FILE, text.replace("columns:\n", derived, 1).encode())
+    assert check_data(settings, contract, path, "train").problems() == []
+
+
 INSTANT = datetime(2024, 1, 1, 5, 30, tzinfo=UTC)
 
 

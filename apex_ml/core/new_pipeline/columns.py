@@ -10,6 +10,7 @@ from apex_ml.contract.normalisation import upper
 from apex_ml.contract.roles import Role
 from apex_ml.core.new_pipeline.ranges import date_checks, number_checks
 from apex_ml.core.new_pipeline.times import MAX_ODD, as_time, time_levels, time_notes
+from apex_ml.core.table_profile.epochs import epoch_note
 from apex_ml.core.table_profile.values import ColumnProfile
 from apex_ml.text import trimmed
 
@@ -141,6 +142,8 @@ def plan_column(column: ColumnProfile, role: Role, *, is_identifier: bool) -> Co
         is_feature = _plan_text(column, draft) and is_feature
     elif column.numbers is not None and kind != "boolean":
         draft.body["checks"] = number_checks(column)
+    if (note := epoch_note(column)) is not None:
+        draft.notes.append(note)
     for key in ("normalise", "checks"):
         if not draft.body.get(key, True):
             del draft.body[key]

@@ -21,6 +21,7 @@ from apex_ml.core.new_pipeline.columns import (
 )
 from apex_ml.core.new_pipeline.history import propose_history, rows_an_entity
 from apex_ml.core.new_pipeline.times import has_times_of_day
+from apex_ml.core.table_profile.epochs import epoch_note
 from apex_ml.core.table_profile.findings import LEAK_GAIN
 from apex_ml.core.table_profile.values import TableProfile
 
@@ -99,7 +100,7 @@ def make_proposal(profile: TableProfile, choices: Choices, excluded: Mapping[str
         reason,
         *_suspicious_gain(profile, columns),
         "latest" if choices.key and tuple(choices.key) not in profile.keys else None,
-        tuple(_warnings(profile, columns)),
+        (*_missing_time(profile, choices), *_warnings(profile, columns)),
     )
 
 
@@ -217,6 +218,13 @@ def _strong_values(gain: float) -> str:
         f"its values alone remove {gain:.0%} of the log loss of the class shares, and the model sees only how frequent"
         " they are. If they come again in new rows, remove encoding: frequency, so that they are learned as levels"
     )
+
+
+def _missing_time(profile: TableProfile, choices: Choices) -> Iterator[str]:
+    """Columns that may be the time of a row, where no column is."""
+    for column in profile.columns if choices.timestamp is None else ():
+        if (note := epoch_note(column)) is not None and column.name != choices.target:
+            yield f"{column.name} {note}"
 
 
 def _warnings(profile: TableProfile, columns: list[ColumnPlan]) -> Iterator[str]:

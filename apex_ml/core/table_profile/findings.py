@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from apex_ml.core.table_profile.bins import number_text, time_text
 from apex_ml.core.table_profile.drift import LARGE
+from apex_ml.core.table_profile.epochs import epoch_note
 from apex_ml.core.table_profile.values import (
     KEY_SHARE,
     Q99,
@@ -180,6 +181,8 @@ def _of_column(column: ColumnProfile, profile: TableProfile) -> Iterator[Finding
     if column.kind == "other":
         yield Finding("note", column.name, f"holds {column.stored}, which no model of Apex reads")
     yield from _of_numbers(column)
+    if (note := epoch_note(column)) is not None:
+        yield Finding("note", column.name, note)
     yield from _of_text(column)
     yield from _of_times(column)
 
