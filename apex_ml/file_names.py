@@ -4,9 +4,9 @@ from __future__ import annotations
 
 TEMPORARY_SUFFIXES = (
     *(".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".opdownload", ".download", "._copying_"),
-    *(".swp", "~"),
+    *(".inprogress", ".swp", "~"),
 )
-"""Suffixes under which WinSCP, browsers, Hadoop and editors write an unfinished file; in any case."""
+"""Suffixes under which WinSCP, browsers, Hadoop, Flink and editors write an unfinished file; in any case."""
 
 
 def hidden(name: str) -> bool:

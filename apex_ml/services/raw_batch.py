@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 
 from apex_ml.adapters.storage.files import digest, name_errors, sha256_of
+from apex_ml.adapters.storage.path_keys import column_keys
 from apex_ml.adapters.storage.raw_folder import RawFiles
 from apex_ml.services.held_back import held_identity
 from apex_ml.services.run_folder import StepContext
@@ -25,7 +26,7 @@ class RawBatch:
     url: str
     raw: RawFiles
     shas: dict[str, Path]
-    """By content, the first file with it."""
+    """By content, with the columns in its path, the first file with it."""
     copies: dict[Path, list[str]]
     """By first file, the names of the others with the same content."""
     as_of: date | None
@@ -50,11 +51,18 @@ def hash_files(
     copies: dict[Path, list[str]] = {}
     for path in raw_folder.files:
         with name_errors(path, raw_folder.name(path)):
-            first = shas.setdefault(sha256_of(path), path)
+            first = shas.setdefault(_identity(context, path, raw_folder.name(path)), path)
         if first != path:
             copies.setdefault(first, []).append(raw_folder.name(path))
             logger.warning("file_redelivered file=%s same_bytes_as=%s", raw_folder.name(path), raw_folder.name(first))
     return RawBatch(context, url, raw_folder, shas, copies, as_of, without_newest_day)
+
+
+def _identity(context: StepContext, path: Path, name: str) -> str:
+    """Sha256 of a file; where its folders name columns, of these and the file: in another folder it has other rows."""
+    sha256 = sha256_of(path)
+    keys = column_keys(context.contract, name)
+    return digest([sha256, keys]) if keys else sha256
 
 
 def log_skipped_files(raw_folder: RawFiles) -> None:

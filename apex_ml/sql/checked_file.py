@@ -40,7 +40,9 @@ class CheckedFile:
     """Whether the rows of :meth:`staged` are in the table HELD_STAGED."""
     recovered: RecoveredColumns | None = None
     has_lines: bool = False
-    """Whether the column behind those of the checks holds the line of each row; else a row has its position."""
+    """Whether the column behind those of the file holds the line of each row; else a row has its position."""
+    keys: tuple[str, ...] = ()
+    """SQL of the values of the last columns of the checks, which the path of the file holds."""
 
     def rows(self) -> str:
         """All rows as they are in the file, with the derived columns."""
@@ -48,20 +50,19 @@ class CheckedFile:
         return f"SELECT * FROM ({own}) POSITIONAL JOIN {HELD_DERIVED}" if self.checks.derived else own
 
     def _own_rows(self) -> str:
-        names = ", ".join(self.checks.source)
-        file = scan_by_place(self.path, len(self.checks.source))
-        if self.has_lines:
-            lines = len(self.checks.source)
-            file = scan_by_place(self.path, lines + 1)
-            return f"SELECT {names}, {place_name(lines)} AS {ROW_NR} FROM {file}"
-        if self.recovered is None:
-            return f"SELECT {names}, file_row_number AS {ROW_NR} FROM {file}"
+        source = self.checks.source
+        own = len(source) - len(self.keys)
+        file = scan_by_place(self.path, own + self.has_lines)
+        row_nr = f"file.{place_name(own) if self.has_lines else 'file_row_number'} AS {ROW_NR}"
         columns: list[str] = []
-        for place, name in enumerate(self.checks.source):
-            beside = place in self.recovered.places
-            columns += self.recovered.columns(place) if beside else [f"file.{name} AS {name}"]
-        row_nr = f"file.file_row_number AS {ROW_NR}"
-        return f"SELECT {', '.join(columns)}, {row_nr} FROM {self.recovered.relation(file)}"
+        for place, name in enumerate(source[:own]):
+            if self.recovered is not None and place in self.recovered.places:
+                columns += self.recovered.columns(place)
+            else:
+                columns.append(f"file.{name} AS {name}")
+        columns += [f"{value} AS {name}" for name, value in zip(source[own:], self.keys, strict=True)]
+        relation = file if self.recovered is None else self.recovered.relation(file)
+        return f"SELECT {', '.join([*columns, row_nr])} FROM {relation}"
 
     def plain(self) -> str:
         """Clause: all rows as `plain`, cast but not normalised, with the column IN_DOUBT."""

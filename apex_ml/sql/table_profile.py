@@ -23,21 +23,22 @@ MISSING = "-1"
 
 
 def create_table_view(
-    groups: Sequence[tuple[Sequence[Path], Sequence[int | None]]],
+    groups: Sequence[tuple[Sequence[Path], Sequence[int | str | None]]],
     read_as: Mapping[int, str] | None = None,
     derived: Mapping[int, str] | None = None,
 ) -> str:
     """Create the view. A group is files of one schema, and for every column of the table its place there, or None.
+
+    In place of a place is SQL of the value that the column has in all rows of the group.
 
     `read_as` holds SQL of the value of a column by its place in the table, where it is not the file's own value, and
     `derived` SQL of columns behind them.
     """
     selects = []
     for files, places in groups:
-        present = sum(place is not None for place in places)
-        columns = [
-            f"{'NULL' if place is None else place_name(place)} AS {place_name(nr)}" for nr, place in enumerate(places)
-        ]
+        present = sum(isinstance(place, int) for place in places)
+        of_group = ["NULL" if p is None else p if isinstance(p, str) else place_name(p) for p in places]
+        columns = [f"{value} AS {place_name(nr)}" for nr, value in enumerate(of_group)]
         columns.append(f"CAST(hash(row_at) % 2 AS INTEGER) AS {HALF}")
         paths = literals(map(str, files))
         source = f"read_parquet([{paths}], hive_partitioning = false, file_row_number = true)"

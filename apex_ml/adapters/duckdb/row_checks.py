@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import date
@@ -19,11 +20,13 @@ from apex_ml.adapters.duckdb.file_schema import (
     refuse_other_names,
     refuse_repeated_names,
 )
+from apex_ml.adapters.duckdb.key_columns import KeyColumn, key_columns, with_keys
 from apex_ml.adapters.duckdb.split_rows import HELD_ROWS, SplitFiles, compute_derived, split_rows
 from apex_ml.adapters.duckdb.table_file import TableFile, add_bad_lines, as_parquet
 from apex_ml.adapters.storage.files import name_errors
 from apex_ml.adapters.storage.parquet_pages import encrypted_columns, verify_pages
 from apex_ml.adapters.storage.parquet_types import as_read, refuse_unknown_zones
+from apex_ml.adapters.storage.path_keys import column_keys
 from apex_ml.adapters.storage.time_zones import on_own_clock, shared_hours
 from apex_ml.adapters.storage.undecodable import recover
 from apex_ml.contract.model import Contract
@@ -57,7 +60,8 @@ def check_file(
     written only when the file itself will not do; the report's `query` then reads the rows until the next file is
     checked. `quarantined` is written only when a row is bad: `row_nr`, `reasons` (JSON list of column, value, rule) and
     `row` (JSON of the file's own values, texts cut after 10,000 characters). A line of CSV that cannot be parsed is
-    such a row. `name` is the file's name in the report and in errors, by default its last name. Raises
+    such a row. `name` is the file's name in the report and in errors, by default its last name; keys in its folders,
+    such as country=PE, are columns. Raises
     :class:`~apex_ml.errors.DataError` for a file that cannot be read, that contradicts its checksums, or that lacks a
     required column.
     """
@@ -65,8 +69,9 @@ def check_file(
         name_errors(path, name or path.name),
         as_parquet(path, contract, use, accepted.parent) as source,
     ):
-        file = _open(con, source, contract, use, as_of)
+        file = _open(con, source, contract, use, as_of, column_keys(contract, name or ""))
         report = _check(file, SplitFiles(accepted, quarantined, with_row_nr, copy or source.csv is not None))
+        report = replace(report, cast=tuple(cast for cast in report.cast if cast[0] not in file.columns_of_path()))
         if source.csv is not None:
             report = add_bad_lines(con, report, source.csv, quarantined)
         if contract.extra == "report":
@@ -93,12 +98,23 @@ class _File:
     encrypted: list[int]
     """Places of encrypted columns, none of them of the contract."""
     has_lines: bool
-    """Whether the column behind those of the schema holds the line of each row."""
+    """Whether the column behind those of the file holds the line of each row."""
+    keys: tuple[KeyColumn, ...]
+    """The last columns of the schema, which the path of the file holds."""
 
     def needed(self) -> list[int]:
         """Places of the columns of the contract."""
-        columns = self.checks.raw_columns[: len(self.schema)]  # behind them are the derived columns
+        columns = self.checks.raw_columns[: self.own_columns]  # behind them are those of the path and the derived ones
         return [place for place, column in enumerate(columns) if column.column is not None]
+
+    @property
+    def own_columns(self) -> int:
+        """Number of the columns that the file itself holds."""
+        return len(self.schema) - len(self.keys)
+
+    def columns_of_path(self) -> set[str | None]:
+        """Columns of the contract that the path of the file holds."""
+        return {column.column for column in self.checks.raw_columns[self.own_columns : len(self.schema)]}
 
     def wide(self) -> list[int]:
         """Places of the needed columns that DuckDB does not read exactly."""
@@ -106,10 +122,18 @@ class _File:
 
     def recover(self, folder: Path) -> AbstractContextManager[RecoveredColumns | None]:
         """Read what DuckDB cannot decode into files below a folder."""
-        return recover(self.con, self.path, self.schema, self.needed(), self.encrypted, folder, self.wide())
+        own = pa.schema(list(self.schema)[: self.own_columns], self.schema.metadata)
+        return recover(self.con, self.path, own, self.needed(), self.encrypted, folder, self.wide())
 
 
-def _open(con: StrictConnection, source: TableFile, contract: Contract, use: Use, as_of: date | None) -> _File:
+def _open(
+    con: StrictConnection,
+    source: TableFile,
+    contract: Contract,
+    use: Use,
+    as_of: date | None,
+    in_path: Mapping[str, str | None],
+) -> _File:
     """Read the schema, verify the pages and compile the checks of a file; refuse one that cannot be checked."""
     path, csv = source.path, source.csv
     encrypted: tuple[str, ...] = ()
@@ -120,6 +144,8 @@ def _open(con: StrictConnection, source: TableFile, contract: Contract, use: Use
     else:
         stored, rows = csv.schema, csv.rows
     schema = on_own_clock(con, path, contract, stored)
+    keys = key_columns(con, path, contract, schema, in_path)
+    stored, schema = with_keys(stored, keys), with_keys(schema, keys)
     refuse_repeated_names(path, contract, schema)
     decimal = "." if csv is None else contract.files.decimal
     checks = compile_row_checks(contract, use, schema, as_of, derived=derived_types(contract), decimal=decimal)
@@ -128,7 +154,7 @@ def _open(con: StrictConnection, source: TableFile, contract: Contract, use: Use
     refuse_encrypted(path, checks, encrypted)
     refuse_unknown_zones(con, path, contract, checks)
     places = [place for place, name in enumerate(schema.names) if name in encrypted]
-    return _File(con, path, contract, use, as_of, stored, schema, checks, rows, places, csv is not None)
+    return _File(con, path, contract, use, as_of, stored, schema, checks, rows, places, csv is not None, keys)
 
 
 def _is_wide(kind: pa.DataType) -> bool:
@@ -153,17 +179,18 @@ def _check(file: _File, to: SplitFiles) -> FileReport:
 
 
 def _split(file: _File, recovered: RecoveredColumns | None, to: SplitFiles) -> FileReport:
-    con = file.con
+    con, keys = file.con, tuple(key.sql for key in file.keys)
     if recovered is None:
-        rows = checked = CheckedFile(file.path, file.checks, has_lines=file.has_lines)
+        rows = checked = CheckedFile(file.path, file.checks, has_lines=file.has_lines, keys=keys)
         compute_derived(con, checked)
         if not to.copy and file.rows <= HELD_ROWS:
             con.execute(checked.create_held_table())
             checked = replace(checked, held=True)
     else:
         types = derived_types(file.contract)
-        checks = compile_row_checks(file.contract, file.use, recovered.schema, file.as_of, recovered.places, types)
-        rows = checked = CheckedFile(file.path, checks, recovered=recovered)
+        schema = with_keys(recovered.schema, file.keys)
+        checks = compile_row_checks(file.contract, file.use, schema, file.as_of, recovered.places, types)
+        rows = checked = CheckedFile(file.path, checks, recovered=recovered, keys=keys)
         compute_derived(con, checked)
         to = replace(to, copy=True)  # the recovered columns are temporary
     report = split_rows(con, checked, to)

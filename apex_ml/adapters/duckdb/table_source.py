@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from apex_ml.adapters.duckdb.engine import StrictConnection, errors_name, one_ro
 from apex_ml.adapters.duckdb.file_schema import read_schema
 from apex_ml.adapters.storage.files import name_errors
 from apex_ml.adapters.storage.parquet_pages import verify_pages
+from apex_ml.adapters.storage.path_keys import path_keys
 from apex_ml.adapters.storage.raw_folder import RawFiles, raw_files
 from apex_ml.contract.expressions import parse_expression
 from apex_ml.core.table_profile.date_parts import DateParts, likely_date_parts
@@ -21,6 +22,7 @@ from apex_ml.errors import DataError
 from apex_ml.sql import table_profile as sql
 from apex_ml.sql.file_types import type_name
 from apex_ml.sql.parquet import place_name
+from apex_ml.sql.quote import literal
 from apex_ml.text import visible
 
 DATE_FORMATS = (
@@ -45,6 +47,8 @@ DATE_FORMATS = (
     *(f"%Y-%m-%d{between}%H:%M:%S.%f{zone}" for between in (" ", "T") for zone in ("", "%z")),
 )
 """Formats of dates that are recognised in texts; of two that fit all values the first is taken."""
+TEXT = "string"
+"""The type of a column in the path of a file."""
 SAMPLED_ROWS = 2000
 MAX_UNREADABLE = 0.005
 """Share of texts that are no dates, such as n/a, up to which a column holds dates."""
@@ -93,7 +97,10 @@ def find_table(path: Path) -> RawFiles:
             f"{path.name}: Apex reads parquet and CSV files, and this is {path.suffix}; write it as one of them, for"
             ' example by pandas.read_json("…").to_parquet("…")'
         )
-    return RawFiles(path.absolute().parent, (path.absolute(),), {}, {})
+    root = path.absolute().parent
+    while "=" in root.name:  # such a folder names a column
+        root = root.parent
+    return RawFiles(root, (path.absolute(),), {}, {})
 
 
 def open_table(
@@ -107,21 +114,24 @@ def open_table(
     repeated name.
     """
     schemas = [_schema(con, file, files.name(file)) for file in files.files]
-    names = list(dict.fromkeys(name for schema in schemas for name in schema.names))
-    groups: dict[tuple[tuple[str, str], ...], list[Path]] = {}
-    for file, schema in zip(files.files, schemas, strict=True):
-        groups.setdefault(_described(schema), []).append(file)
+    keys = [_keys(schema, files.name(file)) for file, schema in zip(files.files, schemas, strict=True)]
+    of_folders = list(dict.fromkeys(name for of_file in keys for name in of_file))
+    names = list(dict.fromkeys([*(name for schema in schemas for name in schema.names), *of_folders]))
+    groups: dict[tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str | None], ...]], list[Path]] = {}
+    for file, schema, of_file in zip(files.files, schemas, keys, strict=True):
+        groups.setdefault((_described(schema), tuple(of_file.items())), []).append(file)
     types: dict[str, list[str]] = {name: [] for name in names}
-    for described in groups:
-        for name, kind in described:
+    for described, of_group in groups:
+        for name, kind in (*described, *((name, TEXT) for name, _ in of_group)):
             types[name] += [kind] if kind not in types[name] else []
     _refuse_unlike(path.name, schemas, types)
-    views = [(paths, _places(names, [name for name, _ in columns])) for columns, paths in groups.items()]
-    columns = _read_columns(con, path.name, names, views, target, all_text)
+    views = [(paths, _places(names, [name for name, _ in own], dict(of))) for (own, of), paths in groups.items()]
+    columns = _read_columns(con, path.name, names, views, target, names if all_text else of_folders)
     # DuckDB reads the whole numbers of a duration, which no contract takes
     lasting = {name for name, kinds in types.items() if kinds[0].startswith("duration")}
     columns = [replace(column, kind="other") if column.name in lasting else column for column in columns]
-    lacking = {name: sum(name not in schema.names for schema in schemas) for name in names}
+    held = [{*schema.names, *of_file} for schema, of_file in zip(schemas, keys, strict=True)]
+    lacking = {name: sum(name not in of_file for of_file in held) for name in names}
     source = Source(
         visible(path.absolute().name or str(path)),
         len(files.files),
@@ -130,15 +140,14 @@ def open_table(
         tuple((name, kinds[0]) for name, kinds in types.items()),
         {name: tuple(kinds) for name, kinds in types.items() if len(kinds) > 1},
         {name: n for name, n in lacking.items() if n},
-        _named_folders(files, names),
+        tuple(of_folders),
     )
     return source, columns
 
 
-def _named_folders(files: RawFiles, names: Sequence[str]) -> tuple[str, ...]:
-    """The names before the equals sign of folders such as year=2024 that are not also columns."""
-    parts = [part for file in files.files for part in Path(files.name(file)).parts[:-1] if "=" in part]
-    return tuple(dict.fromkeys(name for part in parts if (name := part.partition("=")[0]) and name not in names))
+def _keys(schema: pa.Schema, name: str) -> dict[str, str | None]:
+    """The columns in the path of a file, such as year=2024, that it does not hold itself."""
+    return {key: value for key, value in path_keys(name).items() if key not in schema.names}
 
 
 def _schema(con: StrictConnection, file: Path, name: str) -> pa.Schema:
@@ -164,8 +173,12 @@ def _described(schema: pa.Schema) -> tuple[tuple[str, str], ...]:
     return tuple((field.name, type_name(field.type)) for field in schema)
 
 
-def _places(names: Sequence[str], of_group: Sequence[str]) -> list[int | None]:
-    places = {name: place for place, name in enumerate(of_group)}
+def _places(names: Sequence[str], own: Sequence[str], keys: Mapping[str, str | None]) -> list[int | str | None]:
+    """By column, its place in the files of a group, or SQL of its value in the path."""
+    places: dict[str, int | str | None] = {
+        key: None if value is None else literal(value) for key, value in keys.items()
+    }
+    places |= {name: place for place, name in enumerate(own)}
     return [places.get(name) for name in names]
 
 
@@ -173,11 +186,14 @@ def _read_columns(
     con: StrictConnection,
     shown: str,
     names: Sequence[str],
-    views: Sequence[tuple[Sequence[Path], Sequence[int | None]]],
+    views: Sequence[tuple[Sequence[Path], Sequence[int | str | None]]],
     target: str | None,
-    all_text: bool,
+    texts: Collection[str],
 ) -> list[TableColumn]:
-    """Create the relation; bytes that are text, and texts that are dates, are read as such, days in parts joined."""
+    """Create the relation; bytes that are text, and texts that are dates, are read as such, days in parts joined.
+
+    `texts` are the columns that are text in any case: those of numbers or truth values are read as such, too.
+    """
     with errors_name(shown):
         con.execute(sql.create_table_view(views))
         types = [str(row[1]) for row in con.execute(sql.DESCRIBE_TABLE).fetchall()][: len(names)]
@@ -200,7 +216,7 @@ def _read_columns(
             elif kind in ("TIMESTAMP_NS", "TIMESTAMPTZ_NS"):
                 (fine,) = one_row(con, sql.count_nanoseconds(column.sql, ()))
                 column = TableColumn(name, place_name(nr), "timestamp", nanoseconds=fine)
-            elif kind == "VARCHAR" and all_text and (reading := _plain_type(con, column.sql)) is not None:
+            elif kind == "VARCHAR" and name in texts and (reading := _plain_type(con, column.sql)) is not None:
                 read_as[nr], of_text = reading
                 column = TableColumn(name, place_name(nr), of_text)
             columns.append(column)

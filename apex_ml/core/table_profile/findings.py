@@ -105,11 +105,7 @@ def _of_table(profile: TableProfile) -> Iterator[Finding]:
     for name, files in source.partial.items():
         yield Finding("warning", name, f"is missing in {counted(files, 'file')} of {source.files:,}")
     for name in source.folders:
-        yield Finding(
-            "warning",
-            None,
-            f"folders are named {visible(name)}=…; Apex reads no column from them: write it into the files",
-        )
+        yield Finding("note", name, "is in the names of folders, and not in the files")
     for rule, lines in source.bad_lines.items():
         yield Finding("warning", None, f"{counted(lines, 'line')} cannot be parsed: {rule}")
     if source.left_out:

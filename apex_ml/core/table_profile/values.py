@@ -36,7 +36,7 @@ class Source:
     partial: Mapping[str, int]
     """Columns that some files lack, with the number of these files."""
     folders: tuple[str, ...] = ()
-    """Names before the equals sign of folders such as year=2024, which are no columns of the files."""
+    """Columns that are in the names of folders, such as year=2024, and not in all files."""
     csv: FileFormat | None = None
     """The format of the files, where they are CSV."""
     bad_lines: Mapping[str, int] = field(default_factory=dict)
