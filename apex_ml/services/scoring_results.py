@@ -37,6 +37,8 @@ class ListDropsResult(JsonRecord):
     chunks: tuple[DropChunk, ...]
     bad: tuple[BadDrop, ...]
     unfinished: tuple[str, ...]
+    folders: tuple[str, ...] = ()
+    """Folders in the inbox, which are no drops."""
     skip: str | None = None
     note: str | None = None
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from apex_ml.adapters.mlflow.inference_log import send_outbox
 from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.storage.files import UnreadableError
-from apex_ml.adapters.storage.inboxes import DropInbox
+from apex_ml.adapters.storage.inboxes import FOLDER_IS_NO_DROP, DropInbox
 from apex_ml.adapters.storage.waiting import printable, refuse_unprintable
 from apex_ml.errors import DataError
 from apex_ml.services import champion_ledger
@@ -17,6 +17,7 @@ from apex_ml.services.inboxes import open_inbox
 from apex_ml.services.run_folder import StepContext
 from apex_ml.services.scoring_results import BadDrop, ListDropsResult
 from apex_ml.services.unreadable_drops import quarantine_unreadable
+from apex_ml.text import visible
 from apex_ml.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,9 @@ def list_drops(context: StepContext) -> ListDropsResult:
     """
     inbox = open_inbox(context.settings, context.pipeline)
     inbox.prepare()
+    folders = [visible(printable(name)) for name in inbox.folders()]
+    for name in folders:
+        logger.warning("folder_in_inbox name=%s reason=%s", name, FOLDER_IS_NO_DROP)
     bad: list[BadDrop] = []
     unfinished: list[str] = []
     waiting = []
@@ -48,10 +52,12 @@ def list_drops(context: StepContext) -> ListDropsResult:
         chunks=(),
         bad=tuple(bad),
         unfinished=tuple(unfinished[:MAX_BAD]),
+        folders=tuple(folders[:MAX_BAD]),
     )
     send_outbox(context.settings, context.pipeline.name)  # runs that could not be sent when they were scored
     if not waiting:
-        return _without_chunks(result, "; ".join(unfinished[:3]) or "no drops are waiting")
+        reasons = [*unfinished, *(f"{name} {FOLDER_IS_NO_DROP}" for name in folders)]
+        return _without_chunks(result, "; ".join(reasons[:3]) or "no drops are waiting")
     registry = Registry(context.settings, context.model_name)
     if champion_ledger.resolve(context.settings, context.schema, registry) is None:
         cause = champion_ledger.why_none(context.settings, context.pipeline) or "no champion yet"

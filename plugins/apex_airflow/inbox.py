@@ -40,6 +40,17 @@ def list_files(inbox: str) -> FileStates:
     return dict(sorted(files.items()))
 
 
+def folders_in_inbox(pipeline: PipelineSettings) -> list[str]:
+    """Return the visible folders in the inbox of a pipeline, which are no drops."""
+    folder = inbox_folder(pipeline.locations.drops)
+    try:
+        with os.scandir(folder or "") as entries:
+            names = [entry.name for entry in entries if not hidden(entry.name) and entry.is_dir()]
+    except OSError:  # there is no such folder, or it cannot be listed
+        return []
+    return sorted(os.fsencode(name).decode("utf-8", "replace") for name in names)
+
+
 def count_waiting(pipeline: PipelineSettings) -> int | None:
     """Return the number of files in the inbox of a pipeline; None when it is not a local folder or cannot be listed."""
     folder = inbox_folder(pipeline.locations.drops)

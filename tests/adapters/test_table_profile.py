@@ -147,14 +147,16 @@ def test_files_with_other_columns_and_types(settings: Settings, tmp_path: Path) 
     assert "is missing in 1 file of 2" in texts(profile, "c")
 
 
-def test_names_of_folders_are_no_columns(settings: Settings, tmp_path: Path) -> None:
+def test_names_of_folders_are_columns(settings: Settings, tmp_path: Path) -> None:
     for year in (2023, 2024):
         write_table(tmp_path / "t" / f"year={year}" / "month=1" / "1.parquet", {"a": [1, 2], "month": [1, 1]})
     profile = profile_table(settings, tmp_path / "t")
-    assert [column.name for column in profile.columns] == ["a", "month"] and profile.rows == 4
-    assert [text for text in texts(profile, None) if "folders" in text] == [
-        "folders are named year=…; Apex reads no column from them: write it into the files"
+    assert [(column.name, column.kind) for column in profile.columns] == [
+        ("a", "integer"),
+        ("month", "integer"),
+        ("year", "integer"),
     ]
+    assert profile.rows == 4 and "is in the names of folders, and not in the files" in texts(profile, "year")
 
 
 def test_a_target_of_many_numbers_is_compared_by_ranges(settings: Settings, tmp_path: Path) -> None:

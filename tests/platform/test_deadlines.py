@@ -98,7 +98,7 @@ def test_the_status_says_what_to_do_with_a_folder_in_the_inbox(tmp_path: Path) -
     inbox.prepare()
     (inbox.inbox / "dir.parquet").mkdir()
     (inbox.inbox / ".hidden").mkdir()
-    lines = ["drops waiting: 0", "  dir.parquet is a folder; deliver a single parquet file"]
+    lines = ["drops waiting: 0", "  dir.parquet is a folder; deliver the files in it one by one, and remove it"]
     assert _shown_inbox(tmp_path) == (True, lines)
 
 

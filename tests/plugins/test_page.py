@@ -262,7 +262,14 @@ def test_waiting_drops_are_counted(empty: Settings, visit: Open) -> None:
     inbox.mkdir(parents=True)
     for name in ("a.parquet", "b.parquet", ".hidden", "c.tmp"):
         (inbox / name).write_text("x")
-    assert "<dt>drops waiting</dt><dd>2</dd>" in visit(empty).get("/orders").text
+    (inbox / ".hidden-folder").mkdir()
+    text = visit(empty).get("/orders").text
+    assert "<dt>drops waiting</dt><dd>2</dd>" in text and "folders in the inbox" not in text
+    for name in ("<b>", "spark.parquet"):
+        (inbox / name).mkdir()
+    text = visit(empty).get("/orders").text
+    assert "<dt>drops waiting</dt><dd>2</dd>" in text
+    assert "<dt>folders in the inbox, no drops</dt><dd>&lt;b&gt;, spark.parquet</dd>" in text
 
 
 def test_without_postgres_the_page_says_so(home: Any, visit: Open) -> None:

@@ -145,6 +145,21 @@ def test_bad_drops_are_reported_without_failing_the_task(scoring: Apex, put_drop
     assert [row["drop"] for row in report(context).to_json()["bad"]] == ["order\ufffd.parquet", "bad.parquet"]
 
 
+def test_a_folder_in_the_inbox_is_reported_and_does_not_wait(
+    scoring: Apex, put_drop: Drop, caplog: pytest.LogCaptureFixture
+) -> None:
+    (scoring.inbox / "spark.parquet").mkdir()
+    put_drop("part-0.parquet", seed=3).rename(scoring.inbox / "spark.parquet" / "part-0.parquet")
+    listed = list_drops(scoring.context("sweep")).to_json()
+    why = "is a folder; deliver the files in it one by one, and remove it"
+    assert (listed["waiting"], listed["folders"], listed["skip"]) == (0, ["spark.parquet"], f"spark.parquet {why}")
+    assert f"folder_in_inbox name=spark.parquet reason={why}" in caplog.text
+    put_drop("good.parquet", seed=2)
+    listed = list_drops(scoring.context("sweep")).to_json()
+    assert listed["waiting"] == 1 and len(listed["chunks"]) == 1
+    assert run(scoring, "good.parquet")["scored"] == 1 and (scoring.inbox / "spark.parquet").is_dir()
+
+
 def test_a_stalled_upload_is_scored_when_it_is_complete(scoring: Apex, put_drop: Drop) -> None:
     patient = scoring.but(upload_minutes=10)
     content = put_drop("slow.parquet", seed=1).read_bytes()

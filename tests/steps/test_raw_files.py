@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -202,6 +203,30 @@ def test_part_files_with_the_same_name_are_distinguished_by_their_folders(apex: 
         check(apex, "next")
     assert "one whose name begins with _ is not read" in str(raised.value).splitlines()[0]
     assert [line.split(": a truncated")[0] for line in str(raised.value).splitlines()[1:]] == [names[1], names[3]]
+
+
+def test_equal_files_in_folders_of_other_keys_are_other_rows(apex: Apex) -> None:
+    first, *others = parts(apex)
+    table = pq.read_table(first)
+    country = table.column("pais_cd")[0].as_py()
+    kept = table.filter(pc.equal(table.column("pais_cd"), country)).drop_columns(["pais_cd"])
+    for path in others:
+        path.unlink()
+    (first.parent / f"pais_cd={country}").mkdir()
+    (first.parent / f"Pais=1/pais_cd={country}").mkdir(parents=True)
+    (first.parent / "pais_cd=XX").mkdir()
+    first.unlink()
+    for folder in (f"pais_cd={country}", f"Pais=1/pais_cd={country}", "pais_cd=XX"):
+        pq.write_table(kept, first.parent / folder / "part-0.parquet")
+    with pytest.raises(DataError) as error:  # there is no such country, and its rows are not those of the other folder
+        check(apex)
+    text = str(error.value)
+    assert f"{kept.num_rows} of {2 * kept.num_rows} rows (50.00%) would be quarantined" in text
+    assert "worst file: pais_cd=XX/part-0.parquet" in text
+    (first.parent / "pais_cd=XX" / "part-0.parquet").unlink()
+    result = check(apex, "second")
+    assert (result["rows"], result["quarantined"]) == (kept.num_rows, 0)
+    assert result["redelivered"] == [f"pais_cd={country}/part-0.parquet"]
 
 
 def test_ignored_files_are_in_the_result_and_in_the_log(

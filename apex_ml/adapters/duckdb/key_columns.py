@@ -69,8 +69,9 @@ def _column(contract: Contract, name: str, value: str | None) -> KeyColumn:
 def _refuse_other_values(
     con: StrictConnection, path: Path, contract: Contract, schema: pa.Schema, name: str, value: str | None
 ) -> None:
-    place = schema.names.index(name)
-    query = count_other_values(path, len(schema), place, contract.columns[name], schema.field(place).type, value)
+    place, key = schema.names.index(name), _column(contract, name, value)
+    kind = schema.field(place).type
+    query = count_other_values(path, len(schema), place, contract.columns[name], kind, (key.kind, key.sql))
     with errors_name(path.name):
         rows, example = one_row(con, query)
     if rows:

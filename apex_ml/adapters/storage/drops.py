@@ -12,7 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from apex_ml.adapters.storage.files import UnreadableError, map_disk_errors, map_os_errors, open_file, sha256_of
+from apex_ml.adapters.storage.files import (
+    UnreadableError,
+    leads_to_folder,
+    map_disk_errors,
+    map_os_errors,
+    open_file,
+    sha256_of,
+)
 from apex_ml.adapters.storage.inboxes import DropStatus, FetchedDrop, late_drops
 from apex_ml.adapters.storage.local import LONGEST_NAME, LocalStorage, put_back, with_digest
 from apex_ml.adapters.storage.locations import local_folder, refuse_file
@@ -83,6 +90,11 @@ class Inbox:
         """
         drops = [Waiting.of(file) for file in self.storage.list(f"{INBOX}/") if not hidden(file.name)]
         return sorted(drops, key=lambda drop: (drop.mtime_ns, drop.name))
+
+    def folders(self) -> list[str]:
+        """The visible folders in the inbox, such as the output of Spark. They are no drops."""
+        with os.scandir(self.inbox) as entries:
+            return sorted(entry.name for entry in entries if not hidden(entry.name) and leads_to_folder(entry))
 
     def late(self, minutes: float, now: float | None = None) -> dict[str, str]:
         """The drops that arrived more than a number of minutes ago, each with a message."""

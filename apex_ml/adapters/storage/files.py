@@ -54,6 +54,14 @@ def refuse_other_than_file(name: str, mode: int) -> None:
         raise DataError(f"{name}: is a {kind}; deliver a plain file")
 
 
+def leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: it is a file that cannot be read
+        return False
+
+
 @contextmanager
 def name_errors(path: Path, name: str) -> Iterator[None]:
     """Replace the file name at the start of error messages by `name`, its path from a folder that people know."""

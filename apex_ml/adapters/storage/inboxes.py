@@ -19,6 +19,9 @@ from apex_ml.text import visible
 DropStatus = Literal["same", "changed", "gone"]
 """Whether a drop is still the one that was read."""
 
+FOLDER_IS_NO_DROP = "is a folder; deliver the files in it one by one, and remove it"
+"""What a person should do about a folder where drops arrive."""
+
 
 @dataclass(frozen=True)
 class FetchedDrop:
@@ -49,6 +52,10 @@ class DropInbox(Protocol):
 
     def look(self) -> list[Waiting]:
         """The drops that wait, oldest first."""
+        ...
+
+    def folders(self) -> list[str]:
+        """The names of folders where drops arrive: they are no drops, and stay where they are."""
         ...
 
     def settled(self) -> list[Waiting]:

@@ -93,6 +93,10 @@ class ObjectInbox(DropInbox):
         drops = [self._waiting(file) for file in files]
         return sorted(drops, key=lambda drop: (drop.mtime_ns, drop.name))
 
+    def folders(self) -> list[str]:
+        """None: an object store has no folders."""
+        return []
+
     def settled(self) -> list[Waiting]:
         """As :meth:`look`: an object appears when its upload has ended."""
         return self.look()

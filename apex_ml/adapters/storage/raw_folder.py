@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from apex_ml.adapters.storage.files import map_os_errors
+from apex_ml.adapters.storage.files import leads_to_folder, map_os_errors
 from apex_ml.adapters.storage.locations import file_at, folder_remedy
 from apex_ml.adapters.storage.table_formats import DELTA_LOG, SINK_LOG, Listed, listed_files, table_above
 from apex_ml.errors import DataError
@@ -68,13 +68,6 @@ def raw_files(folder: Path, setting: str, columns: Collection[str] = ()) -> RawF
     return RawFiles(folder, tuple(sorted(walk.files)), dict(sorted(walk.left_out.items())), walk.links)
 
 
-def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself: it is reported as a file that cannot be read
-        return False
-
-
 class _Walk:
     """One walk through a folder: real folders first, then links, so that a link never replaces a folder."""
 
@@ -113,7 +106,7 @@ class _Walk:
             with map_os_errors(path):
                 status = path.stat()
                 entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-                folders = {entry.name for entry in entries if _leads_to_folder(entry)}
+                folders = {entry.name for entry in entries if leads_to_folder(entry)}
                 names = {entry.name for entry in entries} - folders
                 own = listed_files(path, name or str(self._root), names, folders, self._columns)
         except FileNotFoundError as error:
@@ -147,7 +140,7 @@ class _Walk:
         self.left_out |= {f"{name}/{f}" if name else f: "a commit marker lists it, and it is not there" for f in absent}
 
     def _hidden(self, entry: os.DirEntry[str], name: str) -> None:
-        if _leads_to_folder(entry) and entry.name not in (DELTA_LOG, SINK_LOG):
+        if leads_to_folder(entry) and entry.name not in (DELTA_LOG, SINK_LOG):
             self.left_out[name] = "a folder whose name begins with _ or . is never data"
         elif ".parquet" in entry.name.lower() and not entry.name.lower().endswith(".crc"):
             self.left_out[name] = "its name is that of a marker or of an unfinished upload"

@@ -14,6 +14,7 @@ from apex_ml.adapters.postgres.connection import DriverError, reading
 from apex_ml.adapters.postgres.foreign_model import refuse_foreign_model
 from apex_ml.adapters.postgres.views import PostgresViews
 from apex_ml.adapters.storage.drops import Inbox
+from apex_ml.adapters.storage.inboxes import FOLDER_IS_NO_DROP
 from apex_ml.adapters.storage.waiting import printable
 from apex_ml.contract.locations import is_object_store
 from apex_ml.contract.pipeline import Pipeline
@@ -178,7 +179,7 @@ def _waiting(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
     uploads = sorted(visible(printable(name)) for name in entries if is_temporary(name))
     lines = [
         *unfinished,
-        *(f"{name} is a folder; deliver a single parquet file" for name in folders),
+        *(f"{name} {FOLDER_IS_NO_DROP}" for name in folders),
         *(f"{name}: left alone until the upload renames it" for name in uploads),
     ]
     for line in lines[:SHOWN]:

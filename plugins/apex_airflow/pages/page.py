@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 from urllib.parse import quote
 
-from apex_airflow.inbox import count_waiting
+from apex_airflow.inbox import count_waiting, folders_in_inbox
 from apex_airflow.pages.drift import drift_map
 from apex_airflow.pages.pipelines import BrokenPipeline
 from apex_airflow.pages.predictions import MAX_DAYS, class_mix, confidence
@@ -95,6 +95,7 @@ def render(
         actions=ACTIONS,
         colors={name: place for place, name in enumerate(classes)},
         waiting=count_waiting(pipeline),
+        folders=folders_in_inbox(pipeline),
         gain=gain,
         rollback=pipeline.dag_id("rollback"),
         model_url=f"{settings.mlflow_address}/#/models/{quote(model_name, safe='')}",
