@@ -74,6 +74,8 @@ class Parts:
     def _column_faults(self) -> Iterator[tuple[Place, str]]:
         for role, what in _ONE_OF_EACH.items():
             names = [name for name, assigned in self.roles.items() if assigned == role]
+            if not names and self._lacks_a_role():
+                continue
             if len(names) != 1 and (names or role not in _OPTIONAL):
                 remedy = "leave it to one of them" if names else f"give it to {what}"
                 yield ("columns",), f"exactly one column has the role {role}, found {names or 'none'}: {remedy}"
@@ -81,6 +83,10 @@ class Parts:
         for name in self.columns if self.match == "insensitive" else ():
             if (other := by_name.setdefault(folded(name), name)) != name:
                 yield ("columns", name), f"match: insensitive cannot distinguish {name} from {other}: rename one"
+
+    def _lacks_a_role(self) -> bool:
+        """Whether the role of some column cannot be read, which is a fault of its own: it may be any role."""
+        return any(role not in get_args(Role) for role in self.roles.values())
 
     def _expression_faults(self) -> Iterator[tuple[Place, str]]:
         for name, column in self.columns.items():
@@ -108,7 +114,7 @@ class Parts:
     def _absent_role_faults(self) -> Iterator[tuple[Place, str]]:
         """Parts that need an entity or a timestamp where no column has this role."""
         absent = [role for role in _OPTIONAL if role not in self.roles.values()]
-        if not absent:
+        if not absent or self._lacks_a_role():
             return
         need = " or ".join(f"a column with the role {role}" for role in absent)
         if self.history:

@@ -16,8 +16,9 @@ from apex_ml.contract.expressions import parse_expression
 from apex_ml.contract.part import ContradictionError, Place
 from apex_ml.contract.recipes import HistoryRecipe
 from apex_ml.contract.rules import Rule
+from apex_ml.wording import nearest
 
-_TELLING = {"type", "role", "domain", "required", "nullable", "decimals"}
+_TELLING = {"type", "role", "domain", "required", "nullable", "decimals", "timezone", "normalise"}
 """Keys of a column without which it may seem to contradict itself."""
 
 
@@ -118,7 +119,7 @@ def hidden_contradictions(data: Any) -> Iterator[tuple[Place, str]]:
         if twice:
             yield ("columns", name, "domain", "levels"), repeated_levels(twice)
         _, removed, texts = salvage(TypeAdapter(Column), with_name(name, kept))
-        if not removed & _TELLING:
+        if not {nearest(str(key), Column.model_fields) or key for key in removed} & _TELLING:
             yield from ((("columns", name), text) for text in texts)
     yield from salvaged_parts(data).contradictions()
 

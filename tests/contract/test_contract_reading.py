@@ -334,6 +334,8 @@ def test_missing_roles_are_reported_with_all_other_faults(tmp_path: Path) -> Non
         ),
         ("margin: 0.001", "margn: 0.001", "did you mean margin?"),
         ("    role: attribute", "    rol: attribute", "did you mean role?"),
+        ("role: entity", "rle: entity", "did you mean role?"),
+        ("decimals: 2, ", "decimas: 2, ", "did you mean decimals?"),
         ("attributes: [leadtime]", "history: [{recip: count}]", "did you mean recipe by recip?"),
         ("levels: [A, B]", "levels: [A, B, B]", "the level 'B' is listed twice: remove one, or rename it"),
     ],
