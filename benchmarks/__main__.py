@@ -37,6 +37,7 @@ from benchmarks import (  # noqa: F401  (importing registers)
     main_job,
     model_quality,
     models,
+    object_stores,
     overview,
     page,
     pipelines,

@@ -12,7 +12,6 @@ from apex_ml.adapters.storage.mirror import mirror
 from apex_ml.adapters.storage.object_errors import StoreUnavailableError
 from apex_ml.adapters.storage.object_store import ObjectStorage
 from apex_ml.adapters.storage.stores import open_objects
-from apex_ml.contract.locations import StoreOptions
 from apex_ml.contract.pipeline import Locations
 from apex_ml.errors import DataError
 from tests.support.object_servers import ObjectServer
@@ -25,7 +24,7 @@ def storage(moto: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectStorag
     for name, value in moto.login.items():
         monkeypatch.setenv(name, value)
     url = f"s3://{moto.bucket}/{uuid.uuid4().hex}"
-    return open_objects(Locations(url, url, url, {url: StoreOptions.model_validate(moto.options())}), url)
+    return open_objects(Locations(url, url, url, {url: moto.store_options()}), url)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -14,7 +14,6 @@ from apex_ml.adapters.storage.local import LocalStorage
 from apex_ml.adapters.storage.object_store import ObjectStorage
 from apex_ml.adapters.storage.storage import Storage
 from apex_ml.adapters.storage.stores import LOGINS, open_objects
-from apex_ml.contract.locations import StoreOptions
 from apex_ml.contract.pipeline import Locations
 from apex_ml.errors import ConfigError, DataError, TransientError
 from tests.support.object_servers import ObjectServer, moto_server
@@ -37,7 +36,7 @@ def objects_of(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectS
     for name, value in server.login.items():
         monkeypatch.setenv(name, value)
     url = f"s3://{server.bucket}/{uuid.uuid4().hex}"
-    return open_objects(Locations(url, url, url, {url: StoreOptions.model_validate(server.options())}), url)
+    return open_objects(Locations(url, url, url, {url: server.store_options()}), url)
 
 
 def is_atomic(storage: Storage) -> bool:
@@ -255,7 +254,7 @@ def test_errors_name_the_remedy_and_no_secret(rclone: ObjectServer, monkeypatch:
 def test_a_bucket_that_does_not_exist_is_named(moto: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
     objects_of(moto, monkeypatch)
     url = "s3://no-such-bucket/drops"
-    storage = open_objects(Locations(url, url, url, {url: StoreOptions.model_validate(moto.options())}), url)
+    storage = open_objects(Locations(url, url, url, {url: moto.store_options()}), url)
     with pytest.raises(ConfigError, match="no such bucket"):
         list(storage.list("inbox/"))
 
@@ -267,7 +266,7 @@ def test_a_login_in_the_env_file_is_used_and_the_environment_wins(
     for name in rclone.login:
         monkeypatch.delenv(name, raising=False)
     (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in rclone.login.items()))
-    places = Locations(url, url, url, {url: StoreOptions.model_validate(rclone.options())}, tmp_path / ".env")
+    places = Locations(url, url, url, {url: rclone.store_options()}, tmp_path / ".env")
     open_objects(places, url).put("a", b"x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(ConfigError, match="access is refused"):
@@ -276,7 +275,7 @@ def test_a_login_in_the_env_file_is_used_and_the_environment_wins(
 
 def objects_of_same(storage: ObjectStorage, server: ObjectServer) -> ObjectStorage:
     url = storage.url
-    return open_objects(Locations(url, url, url, {url: StoreOptions.model_validate(server.options())}), url)
+    return open_objects(Locations(url, url, url, {url: server.store_options()}), url)
 
 
 def test_logins_of_several_clouds_in_one_file_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

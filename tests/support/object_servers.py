@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -14,9 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from apex_ml.contract.locations import StoreOptions
 from tests.support.apex_home import Apex
 
 KEY, SECRET = "APEXTESTKEY", "apex-test-secret"
@@ -43,6 +46,16 @@ class ObjectServer:
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_REGION": "us-east-1",
         }
+
+    @contextmanager
+    def logged_in(self) -> Iterator[None]:
+        """This process reaches the server while the block runs."""
+        with mock.patch.dict(os.environ, self.environment):
+            yield
+
+    def store_options(self) -> StoreOptions:
+        """What a pipeline's file says about the store, as its options."""
+        return StoreOptions.model_validate(self.options())
 
     def options(self) -> dict[str, object]:
         """What a pipeline's file says about the store."""
@@ -73,14 +86,19 @@ def moto_server(folder: Path) -> Iterator[ObjectServer]:
         yield ObjectServer("moto", endpoint, "apex-test")
 
 
+def objects_folder(folder: Path) -> Path:
+    """Where the server of :func:`rclone_server` keeps the objects of its bucket as files."""
+    return folder / "objects" / "apex-test"
+
+
 @contextmanager
 def rclone_server(folder: Path) -> Iterator[ObjectServer]:
     """A server that keeps objects as files, and that ignores the conditions of a put."""
     port = free_port()
-    (folder / "objects" / "apex-test").mkdir(parents=True)
+    objects_folder(folder).mkdir(parents=True, exist_ok=True)
     program = Path(sys.executable).with_name("rclone")
     command = [str(program), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}"]
-    command += ["--config", str(folder / "none.conf"), "--vfs-cache-mode", "off", str(folder / "objects")]
+    command += ["--config", str(folder / "none.conf"), "--vfs-cache-mode", "off", str(objects_folder(folder).parent)]
     with _running(command, folder / "rclone.log", port):
         yield ObjectServer("rclone", f"http://127.0.0.1:{port}", "apex-test")
 

@@ -19,6 +19,7 @@ from apex_ml.platform.airflow_state import AirflowState, Finding, pipeline_findi
 from apex_ml.platform.job_drop import inbox
 from apex_ml.platform.reports.deadlines import late
 from apex_ml.platform.reports.times import moment_text
+from apex_ml.services.inboxes import open_inbox
 from apex_ml.settings import Settings
 from apex_ml.text import one_line, shortened_line, visible
 
@@ -63,7 +64,7 @@ def show_alerts(settings: Settings, pipeline: Pipeline, console: Console) -> boo
     failed = [row for row in alerts if row["kind"] == BAD_DROP]
     others = [row for row in alerts if row["kind"] != BAD_DROP]
     url = pipeline.locations.drops
-    folder = url if is_object_store(url) else inbox(pipeline)
+    folder = open_inbox(settings, pipeline).inbox if is_object_store(url) else inbox(pipeline)
     every_alert = pipeline.command("sql -c 'TABLE open_alerts'")
     if failed:
         rows = [
