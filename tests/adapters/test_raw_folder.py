@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.adapters.storage.files import UnreadableError, name_errors
+from apex_ml.adapters.storage.path_keys import path_keys
 from apex_ml.adapters.storage.raw_folder import RawFiles, raw_files
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.pipelines import load_pipeline
@@ -166,6 +168,16 @@ def test_the_files_of_a_delta_tables_newest_version_are_read(raw: Path) -> None:
     }
 
 
+def test_a_delta_table_is_partitioned_by_columns_in_its_folders(raw: Path) -> None:
+    folders = {"client=a": "a", "client=b%252Fc": "b/c", "client=__HIVE_DEFAULT_PARTITION__": None}
+    commit(raw / "t", 0, PROTOCOL, meta(("client",)))
+    for version, (folder, value) in enumerate(folders.items(), 1):
+        put(raw, f"t/{unquote(folder)}/p.parquet")
+        commit(raw / "t", version, add(f"{folder}/p.parquet", partitionValues={"client": value}))
+    files = raw_files_of(raw, columns=("client", "day"))
+    assert [path_keys(name)["client"] for name in names(files)] == [None, "a", "b/c"]
+
+
 def no_zero(t: Path) -> None:
     commit(t, 7, add(NEW))
 
@@ -191,7 +203,10 @@ DELTA: dict[str, Callable[[Path], None]] = {
     "its commits are coordinated by a catalog": catalog,
     "it has deletion vectors": lambda t: commit(t, 0, add(NEW, deletionVector={"storageType": "u"})),
     "its columns are mapped": lambda t: commit(t, 0, meta(**{"delta.columnMapping.mode": "name"}), add(NEW)),
-    "it is partitioned by client": lambda t: commit(t, 0, meta(("day", "client")), add(NEW)),
+    "it is partitioned by client, which neither": lambda t: commit(t, 0, meta(("day", "client")), add(NEW)),
+    "it is partitioned by client, which neither client=b": lambda t: commit(
+        t, 0, meta(("client",)), add("client=b/p.parquet", partitionValues={"client": "a"})
+    ),
     "it needs liquid": lambda t: commit(
         t, 0, {"protocol": {"minReaderVersion": 3, "readerFeatures": ["timestampNtz", "liquid"]}}, add(NEW)
     ),

@@ -43,7 +43,7 @@ def raw_files(folder: Path, setting: str, columns: Collection[str] = ()) -> RawF
 
     Links to folders are followed, but not to a folder that is already read or that holds this one. Files that a commit
     marker of Databricks, or the log of a Delta table or of a stream, does not list are left out. `columns` must be in
-    the files themselves. Raises :class:`~apex_ml.errors.DataError` when there is no folder or no data file in
+    the files or their folders. Raises :class:`~apex_ml.errors.DataError` when there is no folder or no data file in
     it, or a table of a format that is not supported.
     """
     if (file := file_at(folder)) is not None:

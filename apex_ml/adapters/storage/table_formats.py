@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from apex_ml.adapters.storage.path_keys import path_keys
 from apex_ml.errors import DataError
 
 STARTED, COMMITTED = "_started_", "_committed_"
@@ -176,6 +177,8 @@ class _DeltaTable:
     def __init__(self, shown: str, columns: Collection[str]) -> None:
         self._shown, self._columns = shown, columns
         self._active: dict[str, Any] = {}
+        self._partitions: list[str] = []
+        """Columns that the files do not hold."""
 
     def refuse(self, why: str) -> DataError:
         """The error about a table that cannot be read as plain files."""
@@ -212,14 +215,23 @@ class _DeltaTable:
     def _check_metadata(self, metadata: dict[str, Any]) -> None:
         if (metadata.get("configuration") or {}).get("delta.columnMapping.mode", "none") != "none":
             raise self.refuse("its columns are mapped to other names")
-        if inside := sorted(set(metadata.get("partitionColumns") or ()) & set(self._columns)):
-            raise self.refuse(f"it is partitioned by {', '.join(inside)}, which its files do not hold")
+        self._partitions = sorted(set(metadata.get("partitionColumns") or ()) & set(self._columns))
 
     def files(self) -> set[str]:
-        """The files of the table, by path from its folder. Raises when they hold deleted rows."""
+        """The files of the table, by path from its folder. Raises when they hold deleted rows, or lack a column."""
         if any(add.get("deletionVector") for add in self._active.values()):
             raise self.refuse("it has deletion vectors")
+        for path, add in self._active.items():
+            self._check_folders(path, add.get("partitionValues") or {})
         return set(self._active)
+
+    def _check_folders(self, path: str, values: dict[str, str | None]) -> None:
+        """Refuse a file that holds a column neither itself nor in its folders, which are read."""
+        keys = path_keys(path) if self._partitions else {}
+        for name in self._partitions:
+            # the log has null for an empty text
+            if name not in keys or (keys[name] or None) != (values.get(name) or None):
+                raise self.refuse(f"it is partitioned by {name}, which neither {path} nor its folders hold")
 
 
 def _relative(action: dict[str, Any], log: Path, shown: str, refuse: Callable[[str], DataError]) -> str:
