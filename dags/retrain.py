@@ -74,7 +74,7 @@ def parameters(options: PipelineOptions) -> dict[str, Param]:
         "raw": Param(
             None,
             type=["null", "string"],
-            description="Folder of raw parquet files. Empty: the one in the settings.",
+            description="Folder of raw files. Empty: the one in the settings.",
         ),
         "without_newest_day": Param(
             False,

@@ -95,7 +95,7 @@ class LocationOptions(ContractPart):
 
     raw: str = Field(
         "",
-        description="Folder of raw parquet files, or a prefix of an object store such as s3://bucket/raw. Empty:"
+        description="Folder of raw files, or a prefix of an object store such as s3://bucket/raw. Empty:"
         " <home>/data/<pipeline>/raw.",
     )
     processed: str = Field("", description="Folder of the steps' outputs. Empty: <home>/data/<pipeline>/processed.")
