@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -294,6 +295,8 @@ WHENS = {
     "times": pa.array(TIMES, pa.timestamp("us")),
     "instants": pa.array(TIMES, pa.timestamp("ns", "UTC")).cast(pa.timestamp("ns", "Asia/Kathmandu")),
     "texts": pa.array([f"{moment:%d/%m/%Y %H:%M:%S}" for moment in TIMES]),
+    "offsets": pa.array([f"{moment:%Y-%m-%dT%H:%M:%S.%f}+0{n % 4}:30" for n, moment in enumerate(TIMES)]),
+    "nanoseconds": pa.array([pd.Timestamp(moment).value + n for n, moment in enumerate(TIMES)], pa.timestamp("ns")),
 }
 
 

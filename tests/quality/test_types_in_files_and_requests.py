@@ -70,6 +70,36 @@ def test_times_on_the_clock_of_a_zone(
     assert files == requests
 
 
+@pytest.mark.parametrize(
+    ("normalise", "written", "rule", "remedy"),
+    [
+        (
+            (),
+            "2024-03-31T02:30:00",
+            "type: not timestamp; the clock of Europe/Madrid skips this time (daylight saving)",
+            "correct it, or write it with its offset from UTC",
+        ),
+        (
+            (),
+            "2024-03-31T01:30:00.0000001",
+            "type: not timestamp without loss; it has nanoseconds",
+            "write at most six digits of a second, or add microsecond_of_timestamp to its normalise in the contract",
+        ),
+        (
+            ({"date_formats": ("%d/%m/%Y %H:%M%z",)},),
+            "31/03/2024 02:30",
+            "type: not timestamp",
+            "write it as DD/MM/YYYY hh:mm+hh:mm, in quotes",
+        ),
+    ],
+)
+def test_a_request_names_why_a_time_is_none_and_the_remedy(
+    normalise: tuple[Any, ...], written: str, rule: str, remedy: str
+) -> None:
+    reader = ValueReader(column(type="timestamp", timezone="Europe/Madrid", normalise=normalise))
+    assert reader.read(written).error == rule and reader.remedy(rule, written) == remedy
+
+
 OFFSETS = st.sampled_from(
     ("", "Z", "z", "+02:00", "-0730", "+14", "+15:59", "+16:00", "+02:60", "+2", " +02:00", "+02:00:30")
 )
