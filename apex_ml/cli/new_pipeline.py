@@ -194,13 +194,14 @@ def _report(file: Path, choices: Choices, proposal: Proposal) -> None:
     for role, names in roles.items():
         click.echo(f"  {role:9}  {', '.join(map(visible, names)) or NONE}")
     for left in proposal.left_out[:MAX_LEFT_OUT]:
-        click.echo(f"  note       {visible(left.name)} is left out: {visible(left.why)}")
+        click.echo(f"  note       {visible(left.name)} (left out): {visible(left.why)}")
     for column in proposal.columns:
         if "derive" in column.body:
             click.echo(f"  derived    {visible(column.name)}: {visible(column.body['derive'])}")
     for column in proposal.columns:
         if column.role in ("entity", "timestamp"):
-            for note in column.notes:
+            of_role, *others = column.notes
+            for note in (of_role, *(f"{column.name}: {other}" for other in others)):
                 click.echo(f"  note       {visible(note)}")
     click.echo(f"  grain      {proposal.features['grain']}: {visible(proposal.grain_reason)}")
     for warning in proposal.warnings:

@@ -225,7 +225,7 @@ def test_days_far_from_the_others_are_quarantined_and_named(settings: Settings, 
     days = [odd if n % 150 == 7 else date(2024, 1, 1) + timedelta(days=n % 200) for n in range(ROWS)]
     profile = with_columns(settings, tmp_path, {"at": days})
     contract, text = contract_of(profile, propose(profile, "show", "patient", "at"))
-    assert f"{odd} is far from the other days: the range below" in " ".join(text.replace("#", "").split())
+    assert f"{odd} is far from the other days: the range of its checks" in " ".join(text.replace("#", "").split())
     checked = check_data(settings, contract, tmp_path / "t.parquet", "train")
     assert checked.quarantined == 3 and checked.problems() == []
 

@@ -101,6 +101,18 @@ def test_a_file_without_bytes_or_without_rows_is_one_clear_error(
     assert texts[command] in out + err and code == (0 if command in ("profile", "check as a drop") else 10), table
 
 
+def test_the_terminal_says_how_the_times_are_read_and_why_columns_are_left_out(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = visits(400)
+    table["day"] = [f"{day:%Y-%m-%d}T10:00:0{n % 10}+02:00" for n, day in enumerate(table["day"])]
+    table["half"] = [math.nan if n % 2 else 1.0 for n in range(400)]
+    write_table(here / "visits.parquet", table)
+    code, out, _ = called(capsys, "init", "visits", "--from", "visits.parquet", "--target", "show", "--yes")
+    assert code == 0 and "note       day: its texts have an offset from UTC, so that they are instants" in out
+    assert "note       half (left out): is NaN or infinite in 200 rows" in out
+
+
 def test_a_dash_stands_for_no_column(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_table(here / "visits.parquet", visits(400))
     roles = ("--entity", "-", "--timestamp", "-", "--key", "-", "--measure", "-")

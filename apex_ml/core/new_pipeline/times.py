@@ -41,7 +41,7 @@ def time_notes(column: ColumnProfile) -> list[str]:
         notes.append(f"{counted(column.times.unreadable, 'row')} with another text than a date will be quarantined")
     if (times := column.times) is not None and (times.far_first or times.far_last):
         ends = [f"{end:%Y-%m-%d}" for end, far in ((times.first, times.far_first), (times.last, times.far_last)) if far]
-        notes.append(f"{' and '.join(ends)} is far from the other days: the range below quarantines such rows")
+        notes.append(f"{' and '.join(ends)} is far from the other days: the range of its checks quarantines such rows")
     if has_times_of_day(column) and column.times is not None and column.times.nanoseconds:
         notes.append(f"nanoseconds of {column.times.nanoseconds:,} rows are left out")
     return notes
