@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from apex_ml.setting_types import (
+    BucketUrl,
     ChannelOptions,
     DatabaseUrl,
     EngineUrl,
@@ -74,6 +75,11 @@ class SettingFields(BaseSettings):
     )
     mlflow_tracking_uri: WebUrl = Field("", description="MLflow server. Empty: the embedded one.")
     mlflow_public_url: WebUrl = Field("", description="MLflow's address in links for people. Empty: the same as above.")
+    mlflow_artifacts: BucketUrl = Field(
+        "",
+        description="Where the platform's MLflow keeps models and reports: a prefix of S3 such as s3://bucket/mlflow,"
+        " which needs boto3. Empty: a folder of the home.",
+    )
     mlflow_user: str = Field("", description="Account of the steps in an MLflow with basic-auth. Empty: no login.")
     airflow_url: WebUrl = Field("", description="Airflow API server. Empty: the embedded one.")
     airflow_public_url: WebUrl = Field(

@@ -194,6 +194,7 @@ def _secret_url(*schemes: str) -> Callable[[SecretStr], SecretStr]:
 
 Host = Annotated[str, AfterValidator(check_host)]
 WebUrl = Annotated[str, AfterValidator(_url("http", "https"))]
+BucketUrl = Annotated[str, AfterValidator(_url("s3"))]
 DatabaseUrl = Annotated[str, AfterValidator(_url("postgresql", "postgresql+psycopg2", "postgres", needs_host=False))]
 EngineUrl = Annotated[str, AfterValidator(_url("unix", "tcp", "http", "https", "ssh", needs_host=False))]
 WebhookUrl = Annotated[SecretStr, AfterValidator(_secret_url("http", "https"))]

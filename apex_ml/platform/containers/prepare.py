@@ -28,7 +28,7 @@ from apex_ml.json_text import json_text
 from apex_ml.pipeline_settings import former_pipeline, option_text
 from apex_ml.pipeline_values import override_variable
 from apex_ml.platform.embedded.env_file import CONTAINER_SECRETS, SECRETS
-from apex_ml.platform.embedded.environment import QUIET, airflow_environment, mlflow_environment
+from apex_ml.platform.embedded.environment import QUIET, airflow_environment, artifacts_place, mlflow_environment
 from apex_ml.platform.pipeline_readers import READERS, reader_names, readers_variable
 from apex_ml.setting_sources import variable_of
 from apex_ml.settings import CODE_ROOT, Settings
@@ -145,6 +145,7 @@ def parts(settings: Settings) -> dict[str, dict[str, str]]:
     logins = logins_in(settings.env_file)
     besides = {
         "airflow": logins,  # its trigger lists object stores
+        "mlflow": logins,
         "steps": logins,
         "tools": {**logins, **FROM_OUTSIDE},
         "postgres": readers,
@@ -255,7 +256,7 @@ def become_mlflow(settings: Settings) -> NoReturn:
     hosts = f"mlflow:{settings.mlflow_port},localhost:{settings.mlflow_port},127.0.0.1:{settings.mlflow_port},{public}"
     command = ["mlflow", "server", "--app-name", "basic-auth", "--host", settings.host]
     command += ["--port", str(settings.mlflow_port), "--workers", "1", "--serve-artifacts", "--allowed-hosts", hosts]
-    command += ["--artifacts-destination", "/var/lib/mlflow"]
+    command += ["--artifacts-destination", artifacts_place(settings, "/var/lib/mlflow")]
     os.execvpe("mlflow", command, environment)
 
 

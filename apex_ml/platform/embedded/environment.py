@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import SecretStr
 
 from apex_ml.adapters.storage.atomic_writes import write_atomically
+from apex_ml.adapters.storage.stores import logins_in
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
 from apex_ml.pipeline_settings import pipeline_variables
@@ -145,7 +147,21 @@ def mlflow_environment(settings: Settings) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "3",
         "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "7",
+        **(logins_in(settings.env_file) if settings.mlflow_artifacts else {}),
     }
+
+
+def artifacts_place(settings: Settings, folder: str) -> str:
+    """Where the MLflow server keeps artifacts: in the store of the settings, else in the folder.
+
+    Raises :class:`~apex_ml.errors.ConfigError` when the package that MLflow needs for the store is missing.
+    """
+    if settings.mlflow_artifacts and find_spec("boto3") is None:
+        raise ConfigError(
+            f"APEX_MLFLOW_ARTIFACTS={settings.mlflow_artifacts}: MLflow needs boto3 for it, which is not installed:"
+            " pip install boto3, or remove the setting"
+        )
+    return settings.mlflow_artifacts or folder
 
 
 def supervisor_pairs(variables: Mapping[str, str]) -> str:

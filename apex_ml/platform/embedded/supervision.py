@@ -18,6 +18,7 @@ from apex_ml.platform.embedded.environment import (
     MARK,
     airflow_environment,
     apex_variables,
+    artifacts_place,
     common,
     mlflow_environment,
     supervisor_pairs,
@@ -106,7 +107,7 @@ def _postgres(settings: Settings, server: Server) -> Program:
 def _mlflow(settings: Settings) -> Program:
     command = [sys.executable, "-m", "mlflow", "server", "--host", settings.host, "--port", str(settings.mlflow_port)]
     command += ["--workers", "1", "--serve-artifacts", "--allowed-hosts", _allowed_hosts(settings)]
-    command += ["--artifacts-destination", str(settings.state / "mlflow" / "artifacts")]
+    command += ["--artifacts-destination", artifacts_place(settings, str(settings.state / "mlflow" / "artifacts"))]
     environment = {**common(settings), **mlflow_environment(settings)}
     return Program(MLFLOW, command, environment, service_log(settings, MLFLOW), run_folder(settings))
 
