@@ -56,8 +56,8 @@ def _state(settings: Settings, name: str) -> dict[str, Any] | None:
             body = answer.read(MAX_BYTES)
     except urllib.error.HTTPError as error:
         with error:
-            if error.code == http.client.NOT_FOUND:  # started before there was this pipeline
-                return {}
+            if error.code == http.client.NOT_FOUND:  # started before there was this pipeline, or another program
+                return {} if "X-Request-Id" in error.headers else None
             body = error.read(MAX_BYTES)
     except (OSError, http.client.HTTPException):
         return None

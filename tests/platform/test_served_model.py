@@ -16,6 +16,7 @@ from apex_ml.pipeline_settings import load_pipeline_settings
 from apex_ml.platform.served_model import former_model
 from apex_ml.settings import Settings
 
+STRANGER = {"detail": "Not Found"}
 CANNOT = "version 4 cannot score by the contract that this service has read: after a change of the file run apex up"
 
 
@@ -31,6 +32,8 @@ def answering(*answers: tuple[int, Any]) -> Iterator[int]:
             body = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
+            if content != STRANGER:
+                self.send_header("X-Request-Id", "1")
             self.end_headers()
             self.wfile.write(body)
 
@@ -61,7 +64,8 @@ def state(version: int | None, *problems: str) -> dict[str, Any]:
             f"still answers with version 3, and the champion is version 4 ({CANNOT}; continuing with version 3)",
         ),
         ([(503, state(None, CANNOT))], f"does not answer with a model, and the champion is version 4 ({CANNOT})"),
-        ([(404, {"detail": "Not Found"})], "does not answer with a model, and the champion is version 4"),
+        ([(404, STRANGER)], None),
+        ([(404, {"error": "http"})], "does not answer with a model, and the champion is version 4"),
         ([(200, state(3))], "still answers with version 3, and the champion is version 4"),
         ([(200, "another program")], None),
     ],
