@@ -57,6 +57,16 @@ def guess_decimal(rows: Rows, delimiter: str) -> str:
     return "," if delimiter != "," and signs == {","} else "."
 
 
+def looks_like_value(name: str) -> bool:
+    """Whether the name of a column is a number, a date or nothing, as in a file without a row of names.
+
+    >>> [looks_like_value(name) for name in ("12", "2024-01-05", "", "q1", "price")]
+    [True, True, True, False, False]
+    """
+    text = name.strip()
+    return not text or _NUMBER.fullmatch(text) is not None or _DATE.fullmatch(text) is not None
+
+
 def guess_nulls(rows: Rows) -> tuple[str, ...]:
     """The texts for null: an empty one, and the words beside which a column has nothing but numbers or dates.
 

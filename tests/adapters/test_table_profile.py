@@ -265,3 +265,30 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MEASURE, str(path), str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert 20 < int(done.stdout) < MAX_GROWTH_MB < TEXTS_MB
+
+
+def test_csv_files_are_profiled_by_the_values_of_their_texts(settings: Settings, tmp_path: Path) -> None:
+    lines = ["id;code;price;sold;day;n"]
+    lines += [f"{n};{n % 3:03d};{n},5;{'true' if n % 2 else 'FALSE'};{1 + n % 28:02d}.03.2024;NA" for n in range(60)]
+    lines[9] = "8;002;8,5;true;05.03.2024;7"
+    lines.insert(4, "a line of one value")
+    (tmp_path / "t.csv").write_text("\n".join(lines), encoding="utf-16")
+    profile = profile_table(settings, tmp_path / "t.csv")
+    kinds = {column.name: (column.kind, column.nulls) for column in profile.columns}
+    assert kinds == {
+        "id": ("integer", 0), "code": ("text", 0), "price": ("number", 0), "sold": ("boolean", 0),
+        "day": ("timestamp", 0), "n": ("integer", 59),
+    }  # fmt: skip
+    assert profile.source.csv is not None
+    assert profile.source.csv.as_yaml() == {
+        "format": "csv", "delimiter": ";", "encoding": "utf-16", "decimal": ",", "nulls": ["", "NA"],
+    }  # fmt: skip
+    assert texts(profile, None)[0] == "1 line cannot be parsed: columns: fewer values than the header has"
+
+
+def test_a_first_row_of_values_is_a_warning(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("".join(f"{n},2024-01-05,x,{n / 2}\n" for n in range(20)))
+    (warning,) = [text for text in texts(profile_table(settings, tmp_path / "t.csv"), None) if "names" in text]
+    assert warning.startswith("the names of the columns look like values (0, 2024-01-05, 0.0): if the files have no")
+    (tmp_path / "u.csv").write_text("a,b\n1,2\n3,4\n")
+    assert not [text for text in texts(profile_table(settings, tmp_path / "u.csv"), None) if "names" in text]

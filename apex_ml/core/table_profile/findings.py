@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from apex_ml.core.csv_format import looks_like_value
 from apex_ml.core.table_profile.bins import number_text, time_text
 from apex_ml.core.table_profile.drift import LARGE
 from apex_ml.core.table_profile.epochs import epoch_note
@@ -106,6 +107,14 @@ def _of_table(profile: TableProfile) -> Iterator[Finding]:
         yield Finding("warning", name, f"is missing in {counted(files, 'file')} of {source.files:,}")
     for name in source.folders:
         yield Finding("note", name, "is in the names of folders, and not in the files")
+    values = [name for name, _ in source.columns if looks_like_value(name)]
+    if source.csv is not None and 2 * len(values) > len(source.columns):
+        some = ", ".join(map(visible, values[:3]))
+        yield Finding(
+            "warning",
+            None,
+            f"the names of the columns look like values ({some}): if the files have no row of names, add one",
+        )
     for rule, lines in source.bad_lines.items():
         yield Finding("warning", None, f"{counted(lines, 'line')} cannot be parsed: {rule}")
     if source.left_out:
