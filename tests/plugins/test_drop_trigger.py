@@ -17,34 +17,14 @@ from apex_airflow.triggers.drops import DropTrigger
 from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
+from tests.support import watching
 
 POLL = 0.05
 
 
 def watch(folder: Path, *acts: Callable[[], Any]) -> list[list[str]]:
-    """Watch the folder; after each act wait eight looks. Return the names announced after each act."""
-
-    async def scene() -> list[list[str]]:
-        trigger = DropTrigger(inbox=str(folder), poll_seconds=POLL)
-        announced: list[str] = []
-        received: list[list[str]] = []
-
-        async def listen() -> None:
-            async for event in trigger.run():
-                assert event.payload["count"] >= len(event.payload["files"])
-                announced.extend(event.payload["files"])
-
-        listener = asyncio.create_task(listen())
-        for act in acts:
-            announced.clear()
-            act()
-            await asyncio.sleep(POLL * 8)
-            assert not listener.done(), listener.exception()
-            received.append(list(announced))
-        listener.cancel()
-        return received
-
-    return asyncio.run(scene())
+    """The names announced after each act, and eight looks."""
+    return watching.watch(DropTrigger(inbox=str(folder), poll_seconds=POLL), POLL * 8, *acts)
 
 
 def test_each_settled_file_emits_one_event(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from apex_airflow.triggers.objects import ObjectTrigger
 from apex_ml.adapters.storage.object_store import ObjectStorage
 from apex_ml.adapters.storage.stores import open_objects
 from apex_ml.contract.pipeline import Locations
+from tests.support import watching
 from tests.support.object_servers import ObjectServer, moto_server
 
 POLL = 0.05
@@ -34,29 +34,8 @@ def prefix(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectStora
 
 
 def watch(url: str, *acts: Callable[[], Any], deep: bool = False, ascending: bool = False) -> list[list[str]]:
-    """Watch a prefix; after each act wait some looks. Return the keys announced after each act."""
-
-    async def scene() -> list[list[str]]:
-        trigger = ObjectTrigger("orders", url, POLL, deep, ascending)
-        announced: list[str] = []
-        received: list[list[str]] = []
-
-        async def listen() -> None:
-            async for event in trigger.run():
-                assert event.payload["count"] >= len(event.payload["files"])
-                announced.extend(event.payload["files"])
-
-        listener = asyncio.create_task(listen())
-        for act in acts:
-            announced.clear()
-            await asyncio.to_thread(act)
-            await asyncio.sleep(POLL * 20)
-            assert not listener.done(), listener.exception()
-            received.append(list(announced))
-        listener.cancel()
-        return received
-
-    return asyncio.run(scene())
+    """The keys announced after each act, and some looks."""
+    return watching.watch(ObjectTrigger("orders", url, POLL, deep, ascending), POLL * 20, *acts)
 
 
 def test_each_version_of_an_object_emits_one_event(moto: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
