@@ -1,7 +1,7 @@
 # `make` lists the targets. Every target does its own set-up; settings are in .env.example.
 .DEFAULT_GOAL := help
 .PHONY: help setup up run train down status logs sql mlflow-ui secrets images backup restore test test-docker check \
-	bench bench-gate bench-quality format lint lock docs docs-serve reference types layers doctests dockerfiles
+	bench bench-faults bench-gate bench-quality format lint lock docs docs-serve reference types layers doctests dockerfiles
 
 PYTHON ?= python3
 export PYTHON
@@ -104,6 +104,9 @@ bench-gate: setup ## How often the gate errs, and how soon it finds a better mod
 bench-quality: setup ## Models on public tables beside XGBoost and HistGradientBoosting (gets the tables; ten minutes of CPU)
 	@$(BIN)/python -m benchmarks.public_tables
 	@$(BIN)/python -m benchmarks --only model_quality
+
+bench-faults: setup ## Score from an object store under a thousand faults and kills (half an hour)
+	@$(BIN)/python -m benchmarks --only object_faults
 
 bench: setup ## Measure every target and write build/bench.json
 	@$(BIN)/python -m benchmarks

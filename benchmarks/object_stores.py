@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from statistics import median
+from unittest import mock
 
+from apex_ml.adapters.storage import stores
 from apex_ml.adapters.storage.object_store import ObjectStorage
 from apex_ml.adapters.storage.stores import open_objects
 from apex_ml.contract.pipeline import Locations
@@ -17,10 +21,16 @@ from apex_ml.services.inboxes import open_inbox
 from benchmarks.registry import Beside, Row, measurement
 from benchmarks.scene import Home, Scene
 from benchmarks.scored_drops import admin, put, scored_once
+from tests.support.apex_home import Apex
+from tests.support.concurrent_reader import Reader
+from tests.support.faulty_store import Faults, faulty
+from tests.support.object_faults import Tried, score_under_faults
 from tests.support.object_servers import ObjectServer, objects_folder, rclone_server
 
 ROUNDS = 5
 ROWS = 1_250_000
+FAULTS, FAULT_RATE, KILL_RATE = 1000, 0.2, 0.4
+DROPS_AT_ONCE, FAULT_ROWS = 10, 200
 OBJECTS = 100_000
 """Known objects of the listings."""
 DROPS = "APEX_ORDERS__LOCATIONS__DROPS"
@@ -110,3 +120,45 @@ def _know_all_but_last(scene: Scene, server: ObjectServer) -> None:
             columns = b"(place, version, modified, bytes, sha256)"
             cursor.execute(b"INSERT INTO orders.drop_objects " + columns + b" VALUES " + values)
         connection.commit()
+
+
+@measurement
+def object_faults(scene: Scene) -> Iterator[Row]:
+    """Score drops from a server whose requests fail, and kill the scorers, until a thousand faults have happened."""
+    apex = Apex(scene.home.settings)
+    faults, chance = Faults(1, FAULT_RATE), random.Random(1)
+    tried = Tried()
+    contents: dict[str, bytes] = {}
+    with rclone_server(scene.folder) as server, server.logged_in(), faulty(server, faults) as broken:
+        direct = _objects(server, "faults")
+        there = apex.but(locations__drops=direct.url)
+        reader = Reader(there)
+        reader.start()
+        with mock.patch.dict(os.environ, broken.environment), mock.patch.object(stores, "RETRIES", {"max_retries": 1}):
+            while faults.counts.total() + tried.kills < FAULTS:
+                drops = {}
+                for number in range(len(contents), len(contents) + DROPS_AT_ONCE):
+                    path = put(scene, f"fault-{number}.parquet", FAULT_ROWS, 1000 + number)
+                    drops[path.name] = path.read_bytes()
+                    path.unlink()
+                tried += score_under_faults(there, direct, drops, faults, chance, KILL_RATE)
+                contents |= drops
+        reader.end()
+        finished = [_content(direct, file.key) for file in direct.list("done/")]
+    rows = there.sql(
+        "SELECT d.name, count(*) FROM orders.scored JOIN orders.scoring_runs USING (run_id)"
+        " JOIN orders.drops AS d USING (drop_id) WHERE d.name LIKE 'fault-%%' GROUP BY 1"
+    )
+    scored = {str(name): int(number) for name, number in rows}
+    wrong = sum(abs(scored.get(name, 0) - FAULT_ROWS) for name in contents)
+    kinds = ", ".join(f"{number} × {kind}" for kind, number in sorted(faults.counts.items()))
+    note = f"{len(contents)} drops, {tried.steps} steps, {tried.failed} failed, {tried.kills} killed; {kinds}"
+    yield Row("faults of an object store", faults.counts.total() + tried.kills, "", None, None, note)
+    yield Row("rows lost or doubled under them", wrong, "", 0.0)
+    yield Row("looks that met half a drop", len(reader.wrong), "", 0.0, Beside("looks", reader.polls))
+    yield Row("objects lost under them", len(set(contents.values()) - set(finished)), "", 0.0)
+
+
+def _content(storage: ObjectStorage, key: str) -> bytes:
+    with storage.open(key) as file:
+        return file.read()
