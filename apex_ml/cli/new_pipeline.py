@@ -29,11 +29,10 @@ MAX_LEFT_OUT = 5
 @click.argument("name")
 @click.option(
     "--from",
-    "path",
+    "place",
     required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE|FOLDER",
-    help="The table, as parquet or CSV.",
+    metavar="FILE|FOLDER|URL",
+    help="The table, as parquet or CSV: a file, a folder, or a prefix of an object store such as s3://bucket/raw.",
 )
 @click.option("--target", required=True, metavar="COLUMN", help="The column to predict.")
 @click.option("--entity", metavar="COLUMN", help="What a row is about; its earlier rows are its history.")
@@ -49,7 +48,7 @@ MAX_LEFT_OUT = 5
 @click.option("--yes", is_flag=True, help="Take every default instead of asking.")
 def init(
     name: str,
-    path: Path,
+    place: str,
     target: str,
     entity: str | None,
     timestamp: str | None,
@@ -75,6 +74,7 @@ def init(
         raise ConfigError(f"the name {visible(name)} {fault}")
     file = settings.pipelines / name / FILE
     refuse_existing(file)  # before the table is read, which takes time
+    path, raw = _local_table(settings, name, place)
     given = Given(entity, timestamp, keys, measures)
     profile = compute_profile(path, target, _column(timestamp), Console(stderr=True))
     refuse_target(profile, target)
@@ -83,7 +83,6 @@ def init(
     choices = given.replace_in(propose(profile, target, _column(entity), _column(timestamp), _columns(keys)))
     if not yes:
         choices = _ask_on_terminal(profile, choices, given)
-    raw = str(path.absolute()) if path.is_dir() else None
     text, proposal = new_pipeline(file, name, profile, choices, raw)
     write_pipeline(file, text)
     _report(file, choices, proposal)
@@ -95,6 +94,21 @@ def init(
         )
     check_pipeline(name, path, "train")
     _show_next(settings, name, path)
+
+
+def _local_table(settings: Settings, name: str, place: str) -> tuple[Path, str | None]:
+    """The table as a file or a folder, and the location of raw files for the pipeline; None for the default one.
+
+    The objects below a URL are copied as the pipeline will do it, so that its first night downloads nothing.
+    """
+    from apex_ml.contract.locations import is_object_store
+    from apex_ml.contract.pipeline import Locations
+    from apex_ml.services.raw_location import copied_raw
+
+    if is_object_store(place):
+        return copied_raw(settings, name, Locations(place, "", "", env_file=settings.env_file), place), place
+    path = Path(place)
+    return path, str(path.absolute()) if path.is_dir() else None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.mirror import mirror
 from apex_ml.adapters.storage.stores import open_objects
 from apex_ml.contract.locations import is_object_store
-from apex_ml.contract.pipeline import PipelineSettings
+from apex_ml.contract.pipeline import Locations, PipelineSettings
 from apex_ml.errors import DataError
 from apex_ml.settings import Settings
 
@@ -26,14 +26,14 @@ def local_raw(settings: Settings, pipeline: PipelineSettings, url: str | None = 
     url = url or pipeline.locations.raw
     if not is_object_store(url):
         return local_folder(url, PLACE)
-    folder = raw_copies(settings, pipeline, url)
-    if not mirror(open_objects(pipeline.locations, url), folder, settings.spool_mb << 20).objects:
+    return copied_raw(settings, pipeline.name, pipeline.locations, url)
+
+
+def copied_raw(settings: Settings, name: str, locations: Locations, url: str) -> Path:
+    """The folder of copies of the objects below a URL, for the pipeline of a name. Raises as :func:`local_raw` does."""
+    folder = settings.state / "spool" / name / "raw" / url.replace("://", "/").strip("/")
+    if not mirror(open_objects(locations, url), folder, settings.spool_mb << 20).objects:
         raise DataError(
             f"{PLACE}={url}: there are no objects below it; put parquet files there, or correct the location"
         )
     return folder
-
-
-def raw_copies(settings: Settings, pipeline: PipelineSettings, url: str) -> Path:
-    """The folder of the copies of a location's objects."""
-    return settings.state / "spool" / pipeline.name / "raw" / url.replace("://", "/").strip("/")

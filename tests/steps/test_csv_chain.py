@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import uuid
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from apex_ml.steps.split import split
 from apex_ml.steps.validate import validate
 from tests.support.apex_home import Apex, single_pipeline_home
 from tests.support.csv_tables import write_csv
+from tests.support.object_servers import ObjectServer
 from tests.support.stranger_tables import visits, write_table
 
 NAME = "visits"
@@ -45,7 +47,7 @@ def _drop(rows: int, seed: int) -> dict[str, Any]:
     return {**drop, "day": [date(2024, 7, 20)] * rows}
 
 
-def test_raw_files_and_drops_of_csv(home: Apex) -> None:
+def test_raw_files_and_drops_of_csv(home: Apex, moto: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
     context = home.context("first")
     result = validate(context, raw=None, as_of=None, force=False).to_json()
     assert (result["rows"], result["accepted"], result["quarantined"]) == (ROWS + 2, ROWS, 2)
@@ -77,3 +79,9 @@ def test_raw_files_and_drops_of_csv(home: Apex) -> None:
     with pytest.raises(DataError, match=r"half\.csv\.gz: a damaged or truncated gzip file; deliver it again"):
         score(home.context("half"), ["half.csv.gz"])
     assert (home.inbox.parent / "quarantine" / "half.csv.gz").read_bytes() == content[:500]
+
+    for name, value in moto.environment.items():
+        monkeypatch.setenv(name, value)
+    there = home.but(locations__drops=f"s3://{moto.bucket}/{uuid.uuid4().hex}")
+    there.deliver("there.csv.gz", gzip.compress(write_csv(home.inbox.parent / "there.csv", _drop(70, 11)).read_bytes()))
+    assert score(there.context("there"), ["there.csv.gz"]).rows_scored == 70

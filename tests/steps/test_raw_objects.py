@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from apex_ml.adapters.storage.object_store import ObjectStorage
 from apex_ml.adapters.storage.stores import open_objects
+from apex_ml.cli.main import main
+from apex_ml.contract.pipeline import Locations
 from apex_ml.errors import DataError
 from apex_ml.services.results import ValidateResult
 from apex_ml.settings import Settings
 from apex_ml.steps.validate import validate
 from tests.support.apex_home import Apex
 from tests.support.object_servers import ObjectServer
+from tests.support.stranger_tables import visits, write_table
 
 AS_OF = date(2024, 8, 24)
 
@@ -71,3 +75,22 @@ def test_a_bad_file_is_named_by_its_key(there: Apex, raw: Path) -> None:
     open_objects(there.pipeline.locations, there.pipeline.locations.raw).put("month=1/bad.parquet", b"no parquet")
     with pytest.raises(DataError, match=r"month=1/bad\.parquet: not a parquet file"):
         check(there)
+
+
+def test_init_writes_a_pipeline_for_a_table_in_the_store(
+    moto: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in moto.environment.items() | {"APEX_HOME": str(tmp_path / "home")}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("APEX_PIPELINES", str(tmp_path / "pipelines"))
+    url = f"s3://{moto.bucket}/{uuid.uuid4().hex}"
+    write_table(tmp_path / "visits.parquet", visits(2000))
+    open_objects(Locations(url, url, url), url).put("part 1.parquet", (tmp_path / "visits.parquet").read_bytes())
+    for given, code in ((url, 0), (f"{url}-none", DataError.exit_code)):
+        with pytest.raises(SystemExit) as left:
+            main(["init", f"visits{code}", "--from", given, "--target", "show", "--yes"])
+        assert left.value.code == code
+    shown = capsys.readouterr()
+    assert "2,000 accepted" in shown.out and "there are no objects below it" in shown.err
+    assert yaml.safe_load((tmp_path / "pipelines" / "visits0" / "pipeline.yaml").read_text())["locations"]["raw"] == url
+    assert not (tmp_path / "pipelines" / f"visits{DataError.exit_code}").exists()
