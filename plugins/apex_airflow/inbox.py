@@ -6,6 +6,8 @@ import os
 import stat
 from urllib.parse import unquote, urlparse
 
+from apex_airflow.waiting_objects import WAITING_OBJECTS
+from apex_ml.contract.locations import is_object_store
 from apex_ml.contract.pipeline import PipelineSettings
 from apex_ml.file_names import hidden
 
@@ -52,7 +54,12 @@ def folders_in_inbox(pipeline: PipelineSettings) -> list[str]:
 
 
 def count_waiting(pipeline: PipelineSettings) -> int | None:
-    """Return the number of files in the inbox of a pipeline; None when it is not a local folder or cannot be listed."""
+    """Return the number of files in the inbox of a pipeline; None when it cannot be listed now.
+
+    None, too, where Apex only reads the bucket: which of its objects wait is in the ledger.
+    """
+    if is_object_store(pipeline.locations.drops):
+        return WAITING_OBJECTS.count(pipeline) if pipeline.options.scoring.after == "move" else None
     folder = inbox_folder(pipeline.locations.drops)
     if folder is None:
         return None
