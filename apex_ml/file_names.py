@@ -11,7 +11,7 @@ TEMPORARY_SUFFIXES = (
 
 def hidden(name: str) -> bool:
     """Whether a file is never data: a marker (``_SUCCESS``), a dot file, a checksum, or an unfinished upload."""
-    return name.startswith(("_", ".")) or name.lower().endswith(".crc") or is_temporary(name)
+    return name.startswith(("_", ".")) or name.lower().endswith((".crc", "_$folder$")) or is_temporary(name)
 
 
 def is_temporary(name: str) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from apex_ml.contract.part import ContractPart, ContradictionError, Place
+from apex_ml.contract.part import ContractPart, ContradictionError
 
 SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss")
 """Schemes of URLs of object stores."""
@@ -112,19 +111,7 @@ class LocationOptions(ContractPart):
     )
 
     @model_validator(mode="after")
-    def _uses_its_stores(self) -> Self:
-        given = {"raw": self.raw, "processed": self.processed, "drops": self.drops}
-        faults: list[tuple[Place, str]] = [
-            (("stores", url), "no location is in this store; correct the URL, or remove the store")
-            for url in unused_stores(self.stores, given)
-        ]
+    def _keeps_outputs_in_a_folder(self) -> Self:
         if is_object_store(self.processed):
-            faults.append((("processed",), "the steps' outputs must be in a folder"))
-        if faults:
-            raise ContradictionError(faults)
+            raise ContradictionError([(("processed",), "the steps' outputs must be in a folder")])
         return self
-
-
-def unused_stores(stores: Mapping[str, StoreOptions], locations: Mapping[str, str]) -> list[str]:
-    """The stores in which no location is."""
-    return [s for s in stores if not any(f"{url}/".startswith(f"{s.rstrip('/')}/") for url in locations.values())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from apex_ml.adapters.storage.files import digest
 from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.mirror import mirror
 from apex_ml.adapters.storage.stores import open_objects
@@ -31,7 +32,9 @@ def local_raw(settings: Settings, pipeline: PipelineSettings, url: str | None = 
 
 def copied_raw(settings: Settings, name: str, locations: Locations, url: str) -> Path:
     """The folder of copies of the objects below a URL, for the pipeline of a name. Raises as :func:`local_raw` does."""
-    folder = settings.state / "spool" / name / "raw" / url.replace("://", "/").strip("/")
+    # no folder of one location is inside of that of another
+    place = f"{url.rstrip('/').rpartition('/')[2]}-{digest(url.rstrip('/'))[:12]}"
+    folder = settings.state / "spool" / name / "raw" / place
     if not mirror(open_objects(locations, url), folder, settings.spool_mb << 20).objects:
         raise DataError(
             f"{PLACE}={url}: there are no objects below it; put parquet files there, or correct the location"

@@ -7,9 +7,12 @@ from dataclasses import replace
 
 from apex_ml.adapters.mlflow.inference_log import send_outbox
 from apex_ml.adapters.mlflow.registry import Registry
+from apex_ml.adapters.postgres.alerts import BAD_DROP, PostgresAlerts, raise_bad_drop
+from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.adapters.storage.files import UnreadableError
 from apex_ml.adapters.storage.inboxes import FOLDER_IS_NO_DROP, DropInbox
-from apex_ml.adapters.storage.waiting import printable, refuse_unprintable
+from apex_ml.adapters.storage.waiting import Waiting, printable, refuse_unprintable
+from apex_ml.contract.locations import is_object_store
 from apex_ml.errors import DataError
 from apex_ml.services import champion_ledger
 from apex_ml.services.drop_chunks import MAX_BAD, chunks
@@ -32,13 +35,13 @@ def list_drops(context: StepContext) -> ListDropsResult:
     """
     inbox = open_inbox(context.settings, context.pipeline)
     inbox.prepare()
-    folders = [visible(printable(name)) for name in inbox.folders()]
+    folders, settled = _listed(context, inbox)
     for name in folders:
         logger.warning("folder_in_inbox name=%s reason=%s", name, FOLDER_IS_NO_DROP)
     bad: list[BadDrop] = []
     unfinished: list[str] = []
     waiting = []
-    for drop in inbox.settled():
+    for drop in settled:
         if not has_valid_name(context, inbox, drop.name, bad):
             continue
         if reason := inbox.unfinished(drop):
@@ -65,6 +68,21 @@ def list_drops(context: StepContext) -> ListDropsResult:
         return _without_chunks(result, note)
     scoring = context.pipeline.options.scoring
     return replace(result, chunks=chunks(waiting, scoring.chunk_drops, scoring.chunk_mb * 2**20))
+
+
+def _listed(context: StepContext, inbox: DropInbox) -> tuple[list[str], list[Waiting]]:
+    """The folders and the drops of the inbox. While a key prevents it from being listed, an alert says so."""
+    place = str(inbox.inbox)
+    try:
+        folders = [visible(printable(name)) for name in inbox.folders()]
+        settled = inbox.settled()
+    except DataError as error:
+        raise_bad_drop(context.settings, context.schema, place, str(error), context.run)
+        raise
+    if is_object_store(place):
+        with transaction(context.settings, context.schema) as session:
+            PostgresAlerts(session).resolve([BAD_DROP], [place])
+    return folders, settled
 
 
 def _without_chunks(result: ListDropsResult, reason: str) -> ListDropsResult:

@@ -157,6 +157,9 @@ def _try_drop(scorer: Scorer, tools: ScoringTools, inbox: DropInbox, name: str, 
 def _with_name(name: str, reason: str) -> str:
     """A reason that begins with the name of its drop, once."""
     shown = visible(printable(name))
+    last = shown.rpartition("/")[2]  # messages about a file begin with its last part
+    if last != shown and reason.startswith(f"{last}: "):
+        return f"{shown}{reason.removeprefix(last)}"
     return reason if reason.startswith(f"{shown}: ") else f"{shown}: {reason}"
 
 
@@ -170,7 +173,7 @@ def _raise_problems(problems: _Problems, inbox: DropInbox, total: int) -> None:
             logger.error("drop_not_scored %s", line)
         raise problems.faults[0]
     if bad:
-        moved = f"{len(bad)} of {total} drops are bad and were moved to {inbox.quarantine}, "
+        moved = f"{len(bad)} of {total} drops are bad and {inbox.fate_of_bad_drops}, "
         raise DataError(moved + (stay if left else "") + lines)
     if left:
         raise UnreadableError(stay + lines)

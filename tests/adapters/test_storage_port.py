@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import uuid
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from apex_ml.adapters.storage import stores
 from apex_ml.adapters.storage.local import LocalStorage
 from apex_ml.adapters.storage.object_store import ObjectStorage
 from apex_ml.adapters.storage.storage import Storage
@@ -240,6 +242,15 @@ def test_a_broken_connection_is_an_error_that_may_pass(tmp_path: Path, monkeypat
         storage.put("a", b"x")
     with pytest.raises(TransientError, match=r"s3://apex-test/\w+/a: cannot be reached for now"):
         storage.stat("a")
+
+
+def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apex_ml.adapters.storage.stores.RETRIES", {"max_retries": 0})
+    monkeypatch.setitem(stores.HTTP_OPTIONS, "read_timeout", "1s")
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # it takes connections and says nothing
+        server = ObjectServer("silent", f"http://127.0.0.1:{listener.getsockname()[1]}", "apex-test")
+        with pytest.raises(TransientError, match="cannot be reached for now"):
+            objects_of(server, monkeypatch).stat("a")
 
 
 def test_errors_name_the_remedy_and_no_secret(rclone: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
+import boto3
 import pytest
 
 from apex_ml.adapters.storage.object_store import ObjectStorage
@@ -234,3 +235,40 @@ def test_a_bucket_without_write_access_is_refused_with_the_remedy(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"wrong-{uuid.uuid4().hex}")
     with pytest.raises(ConfigError, match=r"access is refused .*scoring\.after: keep"):
         run(apex)
+
+
+def test_a_key_that_is_no_path_raises_an_alert_until_it_is_gone(
+    scoring: Apex, moto: ObjectServer, content: Content, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apex = in_object_store(scoring, moto, monkeypatch)
+    apex.deliver("a.parquet", content(1))
+    key = f"{apex.pipeline.locations.drops.removeprefix('s3://apex-test/')}/inbox//double.parquet"
+    store = boto3.client("s3", endpoint_url=moto.endpoint)
+    store.put_object(Bucket=moto.bucket, Key=key, Body=b"x")
+    with pytest.raises(DataError, match=r'the key ".*/inbox/.*" is no path, .*; delete or rename the object'):
+        waiting(apex)
+    assert len(apex.sql("SELECT 1 FROM orders.open_alerts WHERE subject LIKE 's3://%%/inbox'")) == 1
+    store.delete_object(Bucket=moto.bucket, Key=key)
+    assert waiting(apex) == ["a.parquet"]
+    assert apex.sql("SELECT 1 FROM orders.open_alerts") == []
+
+
+def test_folders_are_named_and_their_markers_are_no_drops(
+    scoring: Apex, moto: ObjectServer, content: Content, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moving = in_object_store(scoring, moto, monkeypatch)
+    store = boto3.client("s3", endpoint_url=moto.endpoint)
+    prefix = moving.pipeline.locations.drops.removeprefix("s3://apex-test/")
+    moving.deliver("a.parquet", content(1))
+    moving.deliver("deep/b.parquet", content(2))
+    assert list_drops(moving.context("list")).folders == ("deep",) and waiting(moving) == ["a.parquet"]
+    kept = moving.but(drops_url=f"{moving.pipeline.locations.drops}/inbox", scoring__after="keep")
+    for key in ("inbox/dt=2/", "inbox/dt=3_$folder$"):
+        store.put_object(Bucket=moto.bucket, Key=f"{prefix}/{key}", Body=b"")
+    assert waiting(kept) == ["a.parquet", "deep/b.parquet"]
+
+
+def test_bad_kept_drops_are_said_to_stay(kept: Apex) -> None:
+    kept.storage.put("dt=2/zero.parquet", b"")
+    with pytest.raises(DataError, match=r"1 of 1 drops are bad and stay in s3://\S+, .*\ndt=2/zero\.parquet: (?!zero)"):
+        run(kept, "dt=2/zero.parquet")

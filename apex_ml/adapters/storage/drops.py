@@ -54,6 +54,11 @@ class Inbox:
         self.done = self.root / DONE
         self.quarantine = self.root / QUARANTINE
 
+    @property
+    def fate_of_bad_drops(self) -> str:
+        """That they were moved."""
+        return f"were moved to {self.quarantine}"
+
     def prepare(self) -> None:
         """Create the folders. Raises ConfigError when drops could not be moved to one of them."""
         with map_disk_errors(self.root):

@@ -43,8 +43,8 @@ class DropInbox(Protocol):
         ...
 
     @property
-    def quarantine(self) -> Path | str:
-        """Where bad drops are, for messages."""
+    def fate_of_bad_drops(self) -> str:
+        """What was done with bad drops and where they are, for messages: ``were moved to …``."""
         ...
 
     def prepare(self) -> None:

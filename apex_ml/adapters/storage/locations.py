@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from apex_ml.errors import ConfigError
+
+_ONE_SLASH = re.compile(r"(?:s3a?|gs|gcs|az|azure|abfss?):/(?!/)")
 
 
 def local_folder(url: str, setting: str) -> Path:
@@ -13,6 +16,8 @@ def local_folder(url: str, setting: str) -> Path:
 
     Raises :class:`~apex_ml.errors.ConfigError` for a scheme that this version cannot open, naming the setting.
     """
+    if _ONE_SLASH.match(url):
+        raise ConfigError(f"{setting}={url}: the URL of an object store has two slashes, {url.replace(':/', '://', 1)}")
     parsed = urlparse(url)
     if parsed.scheme == "file":
         return Path(unquote(parsed.path))

@@ -13,7 +13,7 @@ from obstore.exceptions import (
 )
 
 from apex_ml.contract.locations import scheme_of
-from apex_ml.errors import ConfigError, TransientError
+from apex_ml.errors import ConfigError, DataError, TransientError
 
 CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -23,6 +23,7 @@ CREDENTIALS = {
 """The usual variables of a login, by scheme."""
 LONGEST = 300
 _QUERY = re.compile(r"\?\S*")
+_BAD_KEY = re.compile(r'invalid path: (?:Error parsing )?Path (".*?")')
 _LOGIN = re.compile(r"//[^/@\s]*@")
 _STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
 _REFUSED = re.compile(r"status code: 40[13]")
@@ -39,8 +40,8 @@ class StoreUnavailableError(TransientError):
 def map_store_errors(url: str) -> Iterator[None]:
     """Turn an error of obstore about an object or a prefix into one that names it.
 
-    An absent object is FileNotFoundError; refused access is :class:`~apex_ml.errors.ConfigError`; everything else
-    may pass and is :class:`StoreUnavailableError`.
+    An absent object is FileNotFoundError; refused access is :class:`~apex_ml.errors.ConfigError`; a key that is no
+    path is :class:`~apex_ml.errors.DataError`; everything else may pass and is :class:`StoreUnavailableError`.
     """
     try:
         yield
@@ -52,6 +53,11 @@ def _named(url: str, error: Exception) -> Exception:
     whole, text = str(error), error_text(error)
     if "NoSuchBucket" in whole or "ContainerNotFound" in whole:
         return ConfigError(f"{url}: there is no such bucket; create it, or correct the location")
+    if (path := _BAD_KEY.search(whole)) is not None:
+        return DataError(
+            f"{url}: the key {path[1]} is no path, and while it is there nothing below this prefix can be listed;"
+            " delete or rename the object"
+        )
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f"{url}: there is no such object")
     if _NO_LOGIN.search(whole.split("\n", 1)[0]):

@@ -66,9 +66,9 @@ class ObjectInbox(DropInbox):
         return self.storage.place(INBOX) if self._moves else self.storage.url
 
     @property
-    def quarantine(self) -> str:
-        """URL of the prefix of bad drops; with `after: keep` they stay where they are."""
-        return self.storage.place(QUARANTINE) if self._moves else self.storage.url
+    def fate_of_bad_drops(self) -> str:
+        """That they were moved, or with `after: keep` that they stay."""
+        return f"were moved to {self.storage.place(QUARANTINE)}" if self._moves else f"stay in {self.storage.url}"
 
     def prepare(self) -> None:
         """Try whether drops can be moved, and say so when the server ignores conditional puts."""
@@ -94,8 +94,9 @@ class ObjectInbox(DropInbox):
         return sorted(drops, key=lambda drop: (drop.mtime_ns, drop.name))
 
     def folders(self) -> list[str]:
-        """None: an object store has no folders."""
-        return []
+        """With `after: move` the visible beginnings of keys that are deeper than ``inbox/``: those are no drops."""
+        names = self.storage.folders(f"{INBOX}/") if self._moves else ()
+        return [name for name in names if not hidden(name)]
 
     def settled(self) -> list[Waiting]:
         """As :meth:`look`: an object appears when its upload has ended."""

@@ -49,12 +49,24 @@ class ObjectStorage(Storage):
             listed = obstore.list_with_delimiter(self.store, prefix.rstrip("/"))
         yield from (file for meta in listed["objects"] if (file := _stored(meta)).name)
 
+    def folders(self, prefix: str) -> Sequence[str]:
+        """The names directly below a prefix that are beginnings of longer keys."""
+        with map_store_errors(self.place(prefix)):
+            listed = obstore.list_with_delimiter(self.store, prefix.rstrip("/"))
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in listed["common_prefixes"])
+
     def list_all(self, prefix: str, after: str | None = None) -> Iterator[StoredFile]:
-        """The objects at any depth below a prefix, sorted by key; with `after` only those of later keys."""
+        """The objects at any depth below a prefix, sorted by key; with `after` only those of later keys.
+
+        Markers of folders, empty objects whose keys end in a slash, are left out.
+        """
         place = self.place(prefix)
         with map_store_errors(place):
             for chunk in obstore.list(self.store, prefix.rstrip("/") or None, offset=after, chunk_size=1000):
-                yield from (file for meta in chunk if (file := _stored(meta)).name)
+                for file in map(_stored, chunk):
+                    # a listing leaves the slash out, and nothing has the key without it
+                    if file.name and (file.size or self.exists(file.key)):
+                        yield file
 
     async def list_async(self, prefix: str, *, deep: bool, after: str | None = None) -> Sequence[StoredFile]:
         """As :meth:`list`, or with `deep` as :meth:`list_all`, without keeping a thread waiting."""

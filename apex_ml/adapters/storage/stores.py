@@ -6,9 +6,11 @@ tools of each cloud use, or comes from the machine (an instance role, workload i
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from apex_ml.errors import ConfigError
 if TYPE_CHECKING:
     from apex_ml.adapters.storage.object_store import ObjectStorage
 
+logger = logging.getLogger(__name__)
 LOGINS = {
     "s3": (
         *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION"),
@@ -38,8 +41,8 @@ LOGINS = {
 }
 """Variables that configure a login, by the kind of store. obstore accepts no others in its configuration."""
 RETRIES: dict[str, Any] = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
-HTTP_OPTIONS: dict[str, Any] = {"connect_timeout": "10s", "timeout": "30m"}
-"""A request may take as long as the largest object; a dead connection is noticed when it is opened."""
+HTTP_OPTIONS: dict[str, Any] = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "30m"}
+"""A request may take as long as the largest object; a server that sends nothing for a minute is given up."""
 
 
 def open_storage(locations: Locations, url: str, setting: str) -> Storage:
@@ -79,7 +82,15 @@ def open_objects(locations: Locations, url: str) -> ObjectStorage:
 def store_options(locations: Locations, url: str) -> StoreOptions:
     """The options of a location's store: those of the longest URL that it begins with."""
     fitting = [place for place in locations.stores if f"{url}/".startswith(f"{place.rstrip('/')}/")]
+    if locations.stores and not fitting:
+        _warn_once(f"{url}: no entry of locations.stores fits; there are {', '.join(locations.stores)}")
     return locations.stores[max(fitting, key=len)] if fitting else StoreOptions()
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """Log a warning that every opening of a store would repeat."""
+    logger.warning("%s", text)
 
 
 def login_variables(url: str, env_file: Path | None) -> dict[str, str]:

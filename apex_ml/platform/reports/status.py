@@ -155,8 +155,10 @@ def _online(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
 
 def _waiting(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
     if is_object_store(pipeline.locations.drops):
-        names = sorted(visible(drop.name) for drop in open_inbox(settings, pipeline).look())
-        _show_waiting(settings, pipeline, console, names)
+        remote = open_inbox(settings, pipeline)
+        _show_waiting(settings, pipeline, console, sorted(visible(drop.name) for drop in remote.look()))
+        for name in remote.folders()[:SHOWN]:
+            console.print(f"  {visible(name)} {FOLDER_IS_NO_DROP}", markup=False, soft_wrap=True)
         return True
     folder = inbox(pipeline)
     if not folder.is_dir():
