@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 Rows = Sequence[Sequence[str]]
 """Rows of values, the names of the columns first."""
@@ -14,25 +14,71 @@ NULL_WORDS = ("NA", "N/A", "NULL", "null", "None", "NaN", "nan", "\\N", "-", "?"
 """Texts that many programs write for a value that is not there."""
 WIDTH_SHARE = 0.9
 """Share of the rows that must have as many values as the most frequent number of them."""
+MAX_UNDECODABLE = 0.2
+"""Share of the lines beyond ASCII that may be no text in an encoding: with more, the file is in another one."""
+_SAMPLE_BYTES = 4096
+_WIDE_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # it begins as the one of UTF-16 does
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?([eE][+-]?\d+)?")
 _DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([ T].*)?")
 
 
 def guess_encoding(head: bytes) -> str:
-    """The encoding of a text: by its byte order mark, UTF-8 where that is possible, else that of Windows.
+    """The encoding of a text: of Unicode by its first bytes, UTF-8 where few lines are not, else that of Windows.
 
-    >>> [guess_encoding("ñandú".encode(encoding)) for encoding in ("utf-8", "cp1252", "utf-16")]
-    ['utf-8', 'cp1252', 'utf-16']
+    >>> [guess_encoding("ñandú".encode(encoding)) for encoding in ("utf-8", "cp1252", "utf-16", "utf-16-be")]
+    ['utf-8', 'cp1252', 'utf-16', 'utf-16-be']
+    >>> guess_encoding(b"\\xc3\\xa1\\n" * 9 + b"\\xe1\\n")
+    'utf-8'
     """
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16"
+    if (marked := wide_encoding(head)) is not None:
+        return marked
+    lines = list(lines_beyond_ascii(head))
     for encoding in ("utf-8", "cp1252"):
-        try:
-            codecs.getincrementaldecoder(encoding)().decode(head)  # the last letter may be incomplete
-        except UnicodeDecodeError:
-            continue
-        return encoding
+        if len(lines) - count_decodable(lines, encoding) <= MAX_UNDECODABLE * len(lines):
+            return encoding
     return "latin-1"
+
+
+def wide_encoding(head: bytes) -> str | None:
+    """The encoding of a text of two or four bytes a character: by its mark, or by the zeros in every second byte.
+
+    >>> wide_encoding(b"a,b\\r\\n"), wide_encoding("a,b\\r\\n".encode("utf-16-le"))
+    (None, 'utf-16-le')
+    """
+    for mark, encoding in _WIDE_MARKS:
+        if head.startswith(mark):
+            return encoding
+    sample = head[:_SAMPLE_BYTES]
+    first, second = sample[::2].count(0), sample[1::2].count(0)
+    if 4 * max(first, second) < len(sample) or not sample:  # half of the characters at least are ASCII
+        return None
+    return "utf-16-le" if second > 8 * first else "utf-16-be" if first > 8 * second else None
+
+
+def lines_beyond_ascii(head: bytes) -> Iterator[bytes]:
+    """The lines with other characters than ASCII. The last one, which may be incomplete, only where it is the first."""
+    lines = head.splitlines()
+    if len(lines) > 1 and not head.endswith((b"\n", b"\r")):
+        lines.pop()
+    return (line for line in lines if not line.isascii())
+
+
+def count_decodable(lines: Iterable[bytes], encoding: str) -> int:
+    """How many lines are text in an encoding."""
+    return sum(_is_text(line, encoding) for line in lines)
+
+
+def _is_text(line: bytes, encoding: str) -> bool:
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(line)  # the last letter may be incomplete
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def guess_delimiter(rows_by: Callable[[str], Rows]) -> str:

@@ -98,11 +98,58 @@ def test_bytes_that_are_no_text_are_a_bad_line_in_every_encoding(tmp_path: Path)
     assert rows == [("y", "2", 3)] and list(bad) == [2]
 
 
-def test_another_encoding_than_declared_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.csv: begins as text in UTF-16; write encoding: utf-16 under files"):
-        convert(tmp_path, ENCODED.encode("utf-16"))
-    with pytest.raises(DataError, match=r"line 1: the header is no text .* such as encoding: cp1252"):
-        convert(tmp_path, "año,b\n1,2\n".encode("cp1252"))
+@pytest.mark.parametrize(
+    ("declared", "content", "message"),
+    [
+        ("utf-8", ENCODED.encode("utf-16"), "begins as text in UTF-16; write encoding: utf-16 under files .* in UTF-8"),
+        ("cp1252", ENCODED.encode("utf-16"), "begins as text in UTF-16; write encoding: utf-16 under .* in cp1252"),
+        ("utf-8", ENCODED.encode("utf-16-be"), "begins as text in UTF-16; write encoding: utf-16-be under"),
+        ("utf-16", ENCODED.encode("utf-16-be"), "begins as text in UTF-16; write encoding: utf-16-be under"),
+        ("utf-16-be", b"\xff\xfe" + ENCODED.encode("utf-16-le"), "begins as text in UTF-16; write encoding: utf-16 "),
+        ("utf-16", ENCODED.encode("utf-16-le"), "begins as text in UTF-16; write encoding: utf-16-le under"),
+        (
+            "utf-16",
+            "年年年年年年年年;月月月\n".encode("utf-16-le"),
+            "begins without a byte order mark; write encoding: utf-16-le under",
+        ),
+        ("utf-16", ENCODED.encode("utf-32"), "begins as text in UTF-32; write encoding: utf-32 under"),
+        (
+            "cp1252",
+            ENCODED.encode("utf-8-sig"),
+            "begins as text in UTF-8 with a byte order mark; write encoding: utf-8",
+        ),
+        (
+            "utf-16",
+            ENCODED.encode("utf-8-sig"),
+            "begins as text in UTF-8 with a byte order mark; write encoding: utf-8",
+        ),
+        ("utf-16", ENCODED.encode(), "of one byte a character, not in UTF-16; write encoding: utf-8 under"),
+        ("utf-16-le", ENCODED.encode("cp1252"), "of one byte a character, not in UTF-16-LE; write encoding: cp1252"),
+        (
+            "cp1252",
+            (ENCODED + "á;1\n").encode(),
+            "is text in UTF-8, and encoding is cp1252; write encoding: utf-8 under",
+        ),
+        ("utf-8", "año;b\n1;2\n".encode("cp1252"), "line 1: the header is no text .* such as encoding: cp1252"),
+    ],
+)
+def test_another_encoding_than_declared_is_refused_with_the_remedy(
+    tmp_path: Path, declared: str, content: bytes, message: str
+) -> None:
+    with pytest.raises(DataError, match=rf"^a\.csv: .*{message}"):
+        convert(tmp_path, content, csv_of(delimiter=";", encoding=declared))
+
+
+@pytest.mark.parametrize(
+    ("declared", "written"),
+    [("utf-16-le", "utf-16"), ("utf-16-be", "utf-16-be"), ("utf-32", "utf-32"), ("utf-8", "utf-8-sig"), ("gbk", "gbk")],
+)
+def test_an_encoding_that_reads_the_file_is_not_refused(tmp_path: Path, declared: str, written: str) -> None:
+    content = "a;b\n汉字;1\n".encode(written)
+    assert convert(tmp_path, content, csv_of(delimiter=";", encoding=declared))[:2] == (["a", "b"], [("汉字", "1", 2)])
+    # one text of Windows that is UTF-8 by chance is no proof
+    text = convert(tmp_path, "a;b\nCAFÉ»;1\n".encode("cp1252"), csv_of(delimiter=";", encoding="cp1252"))
+    assert text[1] == [("CAFÉ»", "1", 2)]
 
 
 @pytest.mark.parametrize(
