@@ -48,7 +48,7 @@ def test_folders_move_to_the_pipeline_of_the_first_edition_and_old_paths_stay_va
     lines = move_former_folders(home)
     assert f"Moved {home.home}/data/raw to {home.home}/data/orders/raw" in lines and len(lines) == 4
     check_moved(home, "orders")
-    make_data_folders(load_pipeline(home.model_copy(update={"pipeline": "visits"})))
+    make_data_folders(home, load_pipeline(home.model_copy(update={"pipeline": "visits"})))
     assert (home.home / "data" / "visits" / "drops" / "inbox").is_dir()
 
 
