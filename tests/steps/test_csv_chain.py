@@ -22,7 +22,7 @@ from tests.support.csv_tables import write_csv
 from tests.support.object_servers import ObjectServer
 from tests.support.stranger_tables import visits, write_table
 
-NAME = "visits"
+NAME = "csv_visits"
 ROWS = 3000
 
 
