@@ -6,6 +6,7 @@ import codecs
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 Rows = Sequence[Sequence[str]]
 """Rows of values, the names of the columns first."""
@@ -14,6 +15,8 @@ NULL_WORDS = ("NA", "N/A", "NULL", "null", "None", "NaN", "nan", "\\N", "-", "?"
 """Texts that many programs write for a value that is not there."""
 WIDTH_SHARE = 0.9
 """Share of the rows that must have as many values as the most frequent number of them."""
+NUMBER_SHARE = 0.95
+"""Share of a column's values from which it says which decimal sign and which words for null the file has."""
 MAX_UNDECODABLE = 0.2
 """Share of the lines beyond ASCII that may be no text in an encoding: with more, the file is in another one."""
 _SAMPLE_BYTES = 4096
@@ -24,6 +27,8 @@ _WIDE_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?([eE][+-]?\d+)?")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:([.,])\d{3}(\1\d{3})*(?!\1)[.,]\d+|([.,])\d{3}(\3\d{3})+)")
+_UNSURE = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")
 _DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([ T].*)?")
 
 
@@ -38,10 +43,11 @@ def guess_encoding(head: bytes) -> str:
     if (marked := wide_encoding(head)) is not None:
         return marked
     lines = list(lines_beyond_ascii(head))
-    for encoding in ("utf-8", "cp1252"):
-        if len(lines) - count_decodable(lines, encoding) <= MAX_UNDECODABLE * len(lines):
-            return encoding
-    return "latin-1"
+    others = [line for line in lines if not count_decodable([line], "utf-8")]
+    if len(others) <= MAX_UNDECODABLE * len(lines):
+        return "utf-8"
+    odd = len(others) - count_decodable(others, "cp1252")
+    return "cp1252" if odd <= MAX_UNDECODABLE * len(others) else "latin-1"
 
 
 def wide_encoding(head: bytes) -> str | None:
@@ -98,9 +104,17 @@ def guess_delimiter(rows_by: Callable[[str], Rows]) -> str:
 
 
 def guess_decimal(rows: Rows, delimiter: str) -> str:
-    """The decimal sign: a comma where numbers have one, and none has a point."""
-    signs = {column[1] for column in _number_columns(rows, ()) if column[1]}
-    return "," if delimiter != "," and signs == {","} else "."
+    """The decimal sign of most numbers. Columns of nearly nothing but numbers count, with what separates thousands.
+
+    >>> guess_decimal([["price"], *[["1,5"]] * 20, ["1.234,50"], ["9.5"]], ";")
+    ','
+    """
+    sure, unsure = Counter[str](), Counter[str]()
+    for column in _number_columns(rows):
+        sure += column.signs
+        unsure += column.unsure
+    signs = sure or unsure
+    return "," if delimiter != "," and signs[","] > signs["."] else "."
 
 
 def looks_like_value(name: str) -> bool:
@@ -113,25 +127,49 @@ def looks_like_value(name: str) -> bool:
     return not text or _NUMBER.fullmatch(text) is not None or _DATE.fullmatch(text) is not None
 
 
-def guess_nulls(rows: Rows) -> tuple[str, ...]:
-    """The texts for null: an empty one, and the words beside which a column has nothing but numbers or dates.
+def guess_nulls(rows: Rows) -> dict[str, tuple[str, ...]]:
+    """The words for null, with the columns that have nearly nothing but numbers or dates beside them.
 
     >>> guess_nulls([("id", "n", "word"), ("1", "NA", "NA"), ("2", "5", "x"), ("3", "", "y")])
-    ('', 'NA')
+    {'NA': ('n',)}
     """
-    words = {word for _, _, nulls in _number_columns(rows, NULL_WORDS) for word in nulls}
-    return ("", *(word for word in NULL_WORDS if word in words))
+    columns = list(_number_columns(rows))
+    return {
+        word: names
+        for word in NULL_WORDS
+        if (names := tuple(column.name for column in columns if word in column.nulls))
+    }
 
 
-def _number_columns(rows: Rows, words: Iterable[str]) -> Iterable[tuple[int, str, set[str]]]:
-    """Columns of nothing but numbers or dates beside some words: place, decimal sign or nothing, the words there."""
-    known = set(words)
-    for place in range(len(rows[0]) if rows else 0):
-        values = {row[place].strip() for row in rows[1:] if place < len(row)} - {""}
-        nulls = values & known
-        rest = values - nulls
-        if rest and all(_NUMBER.fullmatch(value) for value in rest):
-            signs = {sign[0] for value in rest if (match := _NUMBER.fullmatch(value)) and (sign := match[1])}
-            yield place, signs.pop() if len(signs) == 1 else "." if signs else "", nulls
-        elif rest and all(_DATE.fullmatch(value) for value in rest):
-            yield place, "", nulls
+@dataclass(frozen=True)
+class _NumberColumn:
+    """A column of numbers or dates."""
+
+    name: str
+    nulls: frozenset[str]
+    """Its words for null."""
+    signs: Counter[str] = field(default_factory=Counter)
+    """Decimal signs in its values."""
+    unsure: Counter[str] = field(default_factory=Counter)
+    """Signs in values such as 1.234, in which they may separate thousands."""
+
+
+def _number_columns(rows: Rows) -> Iterator[_NumberColumn]:
+    """The columns of nearly nothing but numbers, or of dates, beside words for null."""
+    for place, name in enumerate(rows[0] if rows else ()):
+        values = Counter(row[place].strip() for row in rows[1:] if place < len(row))
+        del values[""]
+        nulls = frozenset(values.keys() & set(NULL_WORDS))
+        for word in nulls:
+            del values[word]
+        least = NUMBER_SHARE * values.total()
+        numbers = {value: n for value, n in values.items() if _NUMBER.fullmatch(value) or _THOUSANDS.fullmatch(value)}
+        if values and sum(numbers.values()) >= least:
+            column = _NumberColumn(name, nulls)
+            for value, n in numbers.items():
+                separators = re.findall("[.,]", value)
+                if separators and separators.count(separators[-1]) == 1:
+                    (column.unsure if _UNSURE.fullmatch(value) else column.signs)[separators[-1]] += n
+            yield column
+        elif values and sum(n for value, n in values.items() if _DATE.fullmatch(value)) >= least:
+            yield _NumberColumn(name, nulls)

@@ -90,11 +90,25 @@ def whole_number(column: str) -> str:
     return f"CASE WHEN regexp_full_match({text}, '[+-]?(0|[1-9][0-9]*)') THEN TRY_CAST({text} AS BIGINT) END"
 
 
-def number(column: str) -> str:
-    """SQL of a text as a number; null for another one, and for a code such as 007."""
+def number(column: str, signs: str = ".") -> str:
+    """SQL of a text as a number with one of some decimal signs; null for another one, and for a code such as 007."""
     text = f"trim({column})"
-    form = "[+-]?((0|[1-9][0-9]*)([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]+)?"
-    return f"CASE WHEN regexp_full_match({text}, '{form}') THEN TRY_CAST({text} AS DOUBLE) END"
+    form = f"[+-]?((0|[1-9][0-9]*)([{signs}][0-9]*)?|[{signs}][0-9]+)([eE][+-]?[0-9]+)?"
+    value = text if signs == "." else f"replace({text}, ',', '.')"
+    return f"CASE WHEN regexp_full_match({text}, '{form}') THEN TRY_CAST({value} AS DOUBLE) END"
+
+
+def code_of_digits(column: str) -> str:
+    """SQL that is not null for a text such as 007, which as a number would lose a zero."""
+    return f"CASE WHEN regexp_matches(trim({column}), '^[+-]?0[0-9]') THEN true END"
+
+
+def unread_texts(column: str, reading: str, most: int) -> str:
+    """The most frequent texts, not blank, that a reading does not read, with their rows."""
+    return (
+        f"SELECT {column} AS value, count(*) AS n FROM {PROFILED} WHERE trim({column}) <> '' AND {reading} IS NULL"
+        f" GROUP BY value ORDER BY n DESC, value LIMIT {most:d}"
+    )
 
 
 def truth_value(column: str) -> str:

@@ -51,6 +51,7 @@ def profile_column(con: StrictConnection, column: TableColumn, stored: str, rows
     """Count, summarise and bin the values of a column."""
     known, distinct = one_row(con, sql.count_values(column.sql))
     profile = ColumnProfile(column.name, column.kind, stored, column.formats, rows, known, distinct, (), ())
+    profile = replace(profile, odd=column.odd)
     if column.parts is not None:
         profile = replace(profile, derive=column.parts.expression, sources=column.parts.columns)
     if column.kind in ("integer", "number"):

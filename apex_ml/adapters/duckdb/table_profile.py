@@ -61,11 +61,11 @@ def profile_table(
     with (
         connect_strict(settings) as con,
         errors_name(visible(path.name)),
-        csv_as_parquet(delivered) as (files, csv, bad_lines),
+        csv_as_parquet(delivered) as table,
     ):
-        source, columns = open_table(con, path, files, target, all_text=csv is not None)
+        source, columns = open_table(con, path, table.files, target, decimal_signs=table.decimal_signs)
         size = sum(file.stat().st_size for file in delivered.files)
-        source = replace(source, bytes=size, csv=csv, bad_lines=bad_lines)
+        source = replace(source, bytes=size, csv=table.form, bad_lines=table.bad_lines, csv_notes=table.notes)
         names = [column.name for column in columns]
         for name in filter(None, (target, timestamp)):
             if name not in names:
@@ -79,7 +79,7 @@ def profile_table(
         binned = []
         for column in columns:
             progress(f"column {visible(column.name)}")
-            kind = stored.get(column.name, "computed") if csv is None else column.kind
+            kind = stored.get(column.name, "computed") if table.form is None else column.kind
             binned.append(profile_column(con, column, kind, rows))
         profiles = tuple(one.profile for one in binned)
         progress("repeated rows and keys")

@@ -11,13 +11,14 @@ import pyarrow as pa
 
 from apex_ml.adapters.duckdb.engine import StrictConnection, errors_name, one_row
 from apex_ml.adapters.duckdb.file_schema import read_schema
+from apex_ml.adapters.duckdb.plain_types import SAMPLED_ROWS, read_plain
 from apex_ml.adapters.storage.files import name_errors
 from apex_ml.adapters.storage.parquet_pages import verify_pages
 from apex_ml.adapters.storage.path_keys import path_keys
 from apex_ml.adapters.storage.raw_folder import RawFiles, raw_files
 from apex_ml.contract.expressions import parse_expression
 from apex_ml.core.table_profile.date_parts import DateParts, likely_date_parts
-from apex_ml.core.table_profile.values import Kind, Source
+from apex_ml.core.table_profile.values import Kind, OddTexts, Source
 from apex_ml.errors import DataError
 from apex_ml.sql import table_profile as sql
 from apex_ml.sql.file_types import type_name
@@ -49,7 +50,6 @@ DATE_FORMATS = (
 """Formats of dates that are recognised in texts; of two that fit all values the first is taken."""
 TEXT = "string"
 """The type of a column in the path of a file."""
-SAMPLED_ROWS = 2000
 MAX_UNREADABLE = 0.005
 """Share of texts that are no dates, such as n/a, up to which a column holds dates."""
 DAYS_SHARE = 0.99
@@ -79,6 +79,8 @@ class TableColumn:
     """Times that microseconds do not hold."""
     unreadable: int = 0
     """Texts that no format reads, which count as null."""
+    odd: OddTexts | None = None
+    """Texts among the numbers of a CSV column."""
     parts: DateParts | None = None
     """The columns of which it is the day, where the files do not hold it."""
 
@@ -104,12 +106,12 @@ def find_table(path: Path) -> RawFiles:
 
 
 def open_table(
-    con: StrictConnection, path: Path, files: RawFiles, target: str | None = None, *, all_text: bool = False
+    con: StrictConnection, path: Path, files: RawFiles, target: str | None = None, *, decimal_signs: str = ""
 ) -> tuple[Source, list[TableColumn]]:
     """Make the files one relation. Columns that other files have with another type get a type that holds both.
 
     Without a date or timestamp, columns with year, month and day become one behind the others; the target is no part.
-    With `all_text` the files were CSV: texts of numbers or truth values are read as such.
+    With `decimal_signs` files were CSV: texts of numbers with one of them, or of truth values, are read as such.
     Raises :class:`~apex_ml.errors.DataError` for a file that cannot be read or has no columns, and for a table with a
     repeated name.
     """
@@ -126,7 +128,9 @@ def open_table(
             types[name] += [kind] if kind not in types[name] else []
     _refuse_unlike(path.name, schemas, types)
     views = [(paths, _places(names, [name for name, _ in own], dict(of))) for (own, of), paths in groups.items()]
-    columns = _read_columns(con, path.name, names, views, target, names if all_text else of_folders)
+    columns = _read_columns(
+        con, path.name, names, views, target, names if decimal_signs else of_folders, decimal_signs or "."
+    )
     # DuckDB reads the whole numbers of a duration, which no contract takes
     lasting = {name for name, kinds in types.items() if kinds[0].startswith("duration")}
     columns = [replace(column, kind="other") if column.name in lasting else column for column in columns]
@@ -189,6 +193,7 @@ def _read_columns(
     views: Sequence[tuple[Sequence[Path], Sequence[int | str | None]]],
     target: str | None,
     texts: Collection[str],
+    signs: str,
 ) -> list[TableColumn]:
     """Create the relation; bytes that are text, and texts that are dates, are read as such, days in parts joined.
 
@@ -216,9 +221,11 @@ def _read_columns(
             elif kind in ("TIMESTAMP_NS", "TIMESTAMPTZ_NS"):
                 (fine,) = one_row(con, sql.count_nanoseconds(column.sql, ()))
                 column = TableColumn(name, place_name(nr), "timestamp", nanoseconds=fine)
-            elif kind == "VARCHAR" and name in texts and (reading := _plain_type(con, column.sql)) is not None:
-                read_as[nr], of_text = reading
-                column = TableColumn(name, place_name(nr), of_text)
+            elif kind == "VARCHAR" and name in texts:
+                plain = read_plain(con, name, column.sql, signs, exact=name == target)
+                if plain is not None:
+                    read_as |= {} if plain.sql is None else {nr: plain.sql}
+                    column = replace(column, kind=plain.kind, odd=plain.odd)
             columns.append(column)
         if read_as:
             con.execute(sql.create_table_view(views, read_as))
@@ -247,20 +254,6 @@ def _kind(duckdb_type: str) -> Kind:
     if duckdb_type.startswith("DECIMAL"):
         return "number"
     return "text" if duckdb_type.startswith("ENUM") else _KINDS.get(duckdb_type, "other")
-
-
-def _plain_type(con: StrictConnection, column: str) -> tuple[str, Kind] | None:
-    """SQL and kind of a column whose texts are all numbers or truth values; None for others, such as codes like 007."""
-    kinds: dict[str, Kind] = {sql.whole_number(column): "integer", sql.number(column): "number"}
-    kinds[sql.truth_value(column)] = "boolean"
-    try:
-        values, *counts = one_row(con, sql.count_readable(column, kinds, SAMPLED_ROWS))
-        for (reading, kind), n in zip(kinds.items(), counts, strict=True):
-            if values and n == values and _all_readable(con, column, reading):
-                return reading, kind
-    except duckdb.InvalidInputException:  # a text that is not UTF-8
-        pass
-    return None
 
 
 def _all_readable(con: StrictConnection, column: str, reading: str) -> bool:

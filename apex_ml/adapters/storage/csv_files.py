@@ -91,7 +91,7 @@ def convert_csv(
 
     `names` are the possible names of the columns of a file without a header. `is_text` is called with a column's name:
     of another column an empty text in quotes is null, too. The last column holds the line of each row. With `as_table`
-    there is no such column, and numbers with a decimal comma get a point.
+    there is no such column.
     Raises :class:`~apex_ml.errors.DataError` when the header cannot be read.
     """
     grammar, parts = Grammar(form), read_text(path, form)
@@ -110,8 +110,6 @@ def convert_csv(
                 parsed = _parse(records, form, texts)
                 assert parsed is not None  # the line of each record is known
             table, more_bad = parsed
-            if as_table and form.decimal == ",":
-                table = _with_points(table, len(header))
             rows.write(table)
             bad.write(sorted([*records.bad, *more_bad], key=lambda bad_line: bad_line.line))
     examples = {rule: tuple(shown) for rule, shown in bad.examples.items()}
@@ -244,14 +242,6 @@ def _nulls_of(column: pa.ChunkedArray, is_text: bool) -> pa.ChunkedArray:
         return column
     empty = pc.equal(column, "")
     return pc.if_else(empty, pa.scalar(None, pa.string()), column) if pc.any(empty).as_py() else column
-
-
-def _with_points(table: pa.Table, columns: int) -> pa.Table:
-    """A table with a decimal point in the numbers of its first columns."""
-    for place in range(columns):
-        points = pc.replace_substring_regex(table.column(place), r"^(\s*[+-]?\d+),(\d+\s*)$", r"\1.\2")
-        table = table.set_column(place, table.field(place), points)
-    return table
 
 
 class _RowWriter:

@@ -133,7 +133,7 @@ def plan_column(column: ColumnProfile, role: Role, *, is_identifier: bool) -> Co
         draft.body["decimals"] = _decimals(column)
     if role == "measure":
         draft.body["required"] = False
-    if column.nulls or role == "measure" or (column.text is not None and column.text.blank):
+    if column.nulls > column.unread or role == "measure" or (column.text is not None and column.text.blank):
         draft.body["nullable"] = True
     is_feature = role == "attribute" and not is_identifier
     if is_identifier and role == "attribute":
@@ -183,7 +183,7 @@ def _type_of(column: ColumnProfile) -> str:
 def _number_in_text(column: ColumnProfile) -> str:
     """The type of the numbers that a text column holds; empty when it holds others, or few values, which are levels."""
     text = column.text
-    if text is None or column.distinct <= MAX_LEVELS or text.numbers < column.known:
+    if text is None or column.odd or column.distinct <= MAX_LEVELS or text.numbers < column.known:
         return ""
     return "int64" if text.whole_numbers == column.known else "double"
 

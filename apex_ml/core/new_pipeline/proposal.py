@@ -9,6 +9,7 @@ from typing import Any
 
 from apex_ml.core.new_pipeline.choices import Choices, entity_note, timestamp_note
 from apex_ml.core.new_pipeline.columns import (
+    MAX_LEVELS,
     ColumnPlan,
     LeftOut,
     plan_column,
@@ -22,8 +23,9 @@ from apex_ml.core.new_pipeline.columns import (
 from apex_ml.core.new_pipeline.history import propose_history, rows_an_entity
 from apex_ml.core.new_pipeline.times import has_times_of_day
 from apex_ml.core.table_profile.epochs import epoch_note
-from apex_ml.core.table_profile.findings import LEAK_GAIN
+from apex_ml.core.table_profile.findings import LEAK_GAIN, is_named_as_identifier, odd_note
 from apex_ml.core.table_profile.values import TableProfile
+from apex_ml.wording import counted
 
 USUAL_QUARANTINE = 0.01
 MAX_QUARANTINE = 0.9
@@ -100,7 +102,7 @@ def make_proposal(profile: TableProfile, choices: Choices, excluded: Mapping[str
         reason,
         *_suspicious_gain(profile, columns),
         "latest" if choices.key and tuple(choices.key) not in profile.keys else None,
-        (*_missing_time(profile, choices), *_warnings(profile, columns)),
+        (*_of_csv(profile, columns), *_missing_time(profile, choices), *_warnings(profile, columns)),
     )
 
 
@@ -139,6 +141,7 @@ def _quarantine_limit(profile: TableProfile, choices: Choices, used: Collection[
         known += profile.column(role).absent_share if role else 0.0
     for column in profile.columns:
         odd = column.numbers.not_finite if column.numbers else column.times.not_finite if column.times else 0
+        odd += column.unread
         known += odd / profile.rows if column.name in used else 0.0
     times = profile.column(choices.timestamp).times if choices.timestamp else None
     if times is not None:  # beyond the quantiles at either end there is one row in a hundred
@@ -225,6 +228,26 @@ def _missing_time(profile: TableProfile, choices: Choices) -> Iterator[str]:
     for column in profile.columns if choices.timestamp is None else ():
         if (note := epoch_note(column)) is not None and column.name != choices.target:
             yield f"{column.name} {note}"
+
+
+def _of_csv(profile: TableProfile, columns: list[ColumnPlan]) -> Iterator[str]:
+    """What the guess of the format leaves aside: lines in another encoding, and texts among numbers."""
+    source = profile.source
+    for rule, lines in source.bad_lines.items() if source.csv else ():
+        if rule.startswith("encoding:") and source.csv is not None:
+            yield (
+                f"the files are read as {source.csv.encoding}, and {counted(lines, 'line')} cannot be: such lines are"
+                " quarantined. Correct them, or encoding under files"
+            )
+    yield from source.csv_notes
+    planned = {column.name: column for column in columns}
+    for own in profile.columns:
+        column = planned.get(own.name)  # one that is left out may be so for these texts
+        is_number = column is not None and column.body["type"] in ("int64", "double", "decimal")
+        may_be_one = column is None or column.role in ("attribute", "measure")
+        may_be_one &= own.kind == "text" and own.distinct > MAX_LEVELS and not is_named_as_identifier(own.name)
+        if (is_number or may_be_one) and (note := odd_note(own, source.csv)) is not None:
+            yield f"{own.name}: {note}"
 
 
 def _warnings(profile: TableProfile, columns: list[ColumnPlan]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from apex_ml.contract.file_format import FileFormat
 from apex_ml.core.csv_format import looks_like_value
 from apex_ml.core.table_profile.bins import number_text, time_text
 from apex_ml.core.table_profile.drift import LARGE
@@ -14,10 +15,11 @@ from apex_ml.core.table_profile.values import (
     Q99,
     ColumnProfile,
     Finding,
+    Source,
     TableProfile,
     TargetProfile,
 )
-from apex_ml.text import visible
+from apex_ml.text import shortened_line, visible
 from apex_ml.wording import counted
 
 LEAK_GAIN = 0.5
@@ -31,6 +33,7 @@ SMALL_CLASS = 0.01
 MIN_IDENTIFIERS = 50
 """Different values that the name of a thing has at least."""
 FAR_DAYS = 366
+MAX_ODD_TEXT = 40
 MAX_DRIFTS = 10
 """Changes over time that are findings; the page shows all."""
 _NAMED_ID = re.compile(
@@ -107,6 +110,19 @@ def _of_table(profile: TableProfile) -> Iterator[Finding]:
         yield Finding("warning", name, f"is missing in {counted(files, 'file')} of {source.files:,}")
     for name in source.folders:
         yield Finding("note", name, "is in the names of folders, and not in the files")
+    yield from _of_csv(source)
+    if source.left_out:
+        some = "; ".join(f"{visible(name)}: {why}" for name, why in list(source.left_out.items())[:3])
+        yield Finding("note", None, f"{counted(len(source.left_out), 'file')} in the folder are not read: {some}")
+    folded: dict[str, str] = {}
+    for column in profile.columns:
+        if (other := folded.setdefault(column.name.lower(), column.name)) != column.name:
+            yield Finding("warning", column.name, f"differs from the column {other} by case alone: rename one")
+        if column.name != column.name.strip() or visible(column.name) != column.name or not column.name.strip():
+            yield Finding("warning", column.name, "its name has characters that cannot be seen: rename it")
+
+
+def _of_csv(source: Source) -> Iterator[Finding]:
     values = [name for name, _ in source.columns if looks_like_value(name)]
     if source.csv is not None and 2 * len(values) > len(source.columns):
         some = ", ".join(map(visible, values[:3]))
@@ -117,15 +133,8 @@ def _of_table(profile: TableProfile) -> Iterator[Finding]:
         )
     for rule, lines in source.bad_lines.items():
         yield Finding("warning", None, f"{counted(lines, 'line')} cannot be parsed: {rule}")
-    if source.left_out:
-        some = "; ".join(f"{visible(name)}: {why}" for name, why in list(source.left_out.items())[:3])
-        yield Finding("note", None, f"{counted(len(source.left_out), 'file')} in the folder are not read: {some}")
-    folded: dict[str, str] = {}
-    for column in profile.columns:
-        if (other := folded.setdefault(column.name.lower(), column.name)) != column.name:
-            yield Finding("warning", column.name, f"differs from the column {other} by case alone: rename one")
-        if column.name != column.name.strip() or visible(column.name) != column.name or not column.name.strip():
-            yield Finding("warning", column.name, "its name has characters that cannot be seen: rename it")
+    for note in source.csv_notes:
+        yield Finding("warning", None, note)
 
 
 def _of_target(profile: TableProfile) -> Iterator[Finding]:
@@ -185,11 +194,28 @@ def _of_column(column: ColumnProfile, profile: TableProfile) -> Iterator[Finding
         yield Finding("note", column.name, f"looks like an identifier: {what}")
     if column.kind == "other":
         yield Finding("note", column.name, f"holds {column.stored}, which no model of Apex reads")
+    if (odd := odd_note(column, profile.source.csv)) is not None:
+        yield Finding("warning", column.name, odd)
     yield from _of_numbers(column)
     if (note := epoch_note(column)) is not None:
         yield Finding("note", column.name, note)
     yield from _of_text(column)
     yield from _of_times(column)
+
+
+def odd_note(column: ColumnProfile, form: FileFormat | None) -> str | None:
+    """The texts among the numbers of a CSV column, what happens to them, and the remedies; None without any."""
+    if column.odd is None or form is None:
+        return None
+    some = ", ".join(shortened_line(visible(text), MAX_ODD_TEXT) for text in column.odd.examples)
+    rows = f"{counted(column.odd.rows, 'row')} with another text than a number, such as {some}"
+    if column.kind == "text":
+        advice = "it stays text. To read it as a number, correct these values, or list their words in files.nulls"
+    else:
+        advice = "such rows are quarantined. Correct these values, or list a word for null in files.nulls"
+    if any(re.search("[0-9][.,][0-9]", text) for text in column.odd.examples):
+        advice += f"; the decimal sign is {form.decimal!r} (files.decimal), and separators of thousands are not read"
+    return f"{rows}: {advice}"
 
 
 def _of_numbers(column: ColumnProfile) -> Iterator[Finding]:

@@ -41,6 +41,8 @@ class Source:
     """The format of the files, where they are CSV."""
     bad_lines: Mapping[str, int] = field(default_factory=dict)
     """Lines of CSV files that cannot be parsed, by the rule that they break."""
+    csv_notes: tuple[str, ...] = ()
+    """What a person should know of how the CSV files are read."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,14 @@ class Level:
 
 
 @dataclass(frozen=True)
+class OddTexts:
+    """Texts of a CSV column of numbers that are none: their rows, and the most frequent ones."""
+
+    rows: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ColumnProfile:
     """One column. `levels` are its most frequent values, the first one most; `bins` is how it is drawn."""
 
@@ -137,11 +147,18 @@ class ColumnProfile:
     """The expression over other columns that gives its values, where the files do not hold it."""
     sources: tuple[str, ...] = ()
     """The columns that the expression reads."""
+    odd: OddTexts | None = None
+    """Texts among its numbers, which count as null here; of a text column those that keep it from being a number."""
 
     @property
     def nulls(self) -> int:
         """Rows without a value."""
         return self.rows - self.known
+
+    @property
+    def unread(self) -> int:
+        """Rows whose text is no number, which count as null here and are quarantined by a contract of numbers."""
+        return self.odd.rows if self.odd is not None and self.kind != "text" else 0
 
     @property
     def null_share(self) -> float:
