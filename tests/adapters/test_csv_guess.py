@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.adapters.duckdb.table_profile import profile_table
@@ -181,3 +183,18 @@ def test_files_of_different_encodings_are_not_one_table(settings: Settings, tmp_
     (tmp_path / "b.csv").write_bytes(b"".join(sales(encoding="utf-8")))
     with pytest.raises(DataError, match=r"b\.csv: is text in UTF-8, and encoding is cp1252"):
         profile_table(settings, tmp_path, "paid")
+
+
+def test_numbers_of_parquet_files_beside_csv_files_have_points(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"".join(sales()))
+    pq.write_table(pa.table({"price": [1.5, 2.25], "paid": ["yes", "no"]}), tmp_path / "b.parquet")
+    column = profile_table(settings, tmp_path, "paid").column("price")
+    assert (column.kind, column.nulls, column.odd) == ("number", 0, None)
+
+
+def test_a_text_among_the_numbers_in_names_of_folders_is_a_value(settings: Settings, tmp_path: Path) -> None:
+    for name, rows in {"1": 500, "2": 499, "x": 1}.items():
+        (tmp_path / f"region={name}").mkdir()
+        pq.write_table(pa.table({"n": list(range(rows))}), tmp_path / f"region={name}" / "a.parquet")
+    column = profile_table(settings, tmp_path).column("region")
+    assert (column.kind, column.nulls, column.distinct) == ("text", 0, 3)

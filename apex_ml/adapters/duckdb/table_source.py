@@ -128,9 +128,7 @@ def open_table(
             types[name] += [kind] if kind not in types[name] else []
     _refuse_unlike(path.name, schemas, types)
     views = [(paths, _places(names, [name for name, _ in own], dict(of))) for (own, of), paths in groups.items()]
-    columns = _read_columns(
-        con, path.name, names, views, target, names if decimal_signs else of_folders, decimal_signs or "."
-    )
+    columns = _read_columns(con, path.name, names, views, target, names if decimal_signs else of_folders, decimal_signs)
     # DuckDB reads the whole numbers of a duration, which no contract takes
     lasting = {name for name, kinds in types.items() if kinds[0].startswith("duration")}
     columns = [replace(column, kind="other") if column.name in lasting else column for column in columns]
@@ -197,7 +195,8 @@ def _read_columns(
 ) -> list[TableColumn]:
     """Create the relation; bytes that are text, and texts that are dates, are read as such, days in parts joined.
 
-    `texts` are the columns that are text in any case: those of numbers or truth values are read as such, too.
+    `texts` are the columns that are text in any case: those of numbers or truth values are read as such, too. `signs`
+    are the decimal signs of CSV files, in whose columns a few texts may be no numbers.
     """
     with errors_name(shown):
         con.execute(sql.create_table_view(views))
@@ -222,7 +221,7 @@ def _read_columns(
                 (fine,) = one_row(con, sql.count_nanoseconds(column.sql, ()))
                 column = TableColumn(name, place_name(nr), "timestamp", nanoseconds=fine)
             elif kind == "VARCHAR" and name in texts:
-                plain = read_plain(con, name, column.sql, signs, exact=name == target)
+                plain = read_plain(con, name, column.sql, signs or ".", exact=name == target or not signs)
                 if plain is not None:
                     read_as |= {} if plain.sql is None else {nr: plain.sql}
                     column = replace(column, kind=plain.kind, odd=plain.odd)
