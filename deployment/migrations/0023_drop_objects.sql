@@ -9,7 +9,6 @@ CREATE TABLE apex.drop_objects (
     noted_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE apex.drop_objects IS 'One row for each drop in an object store that was scored or refused: its URL, its version (etag) and the sha256 of its content.';
-GRANT SELECT ON apex.drop_objects TO apex_reader;
 
 CREATE TABLE apex.object_listings (
     place   text PRIMARY KEY,
@@ -17,4 +16,3 @@ CREATE TABLE apex.object_listings (
     full_at timestamptz NOT NULL
 );
 COMMENT ON TABLE apex.object_listings IS 'One row for each location with ascending keys: the key up to which every object is known, and when all keys were listed last.';
-GRANT SELECT ON apex.object_listings TO apex_reader;
