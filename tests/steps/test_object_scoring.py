@@ -154,6 +154,15 @@ def test_a_kept_object_that_is_replaced_is_a_new_drop(kept: Apex, content: Conte
     assert counts(kept) == (2, 2, 600)
 
 
+def test_a_removed_kept_object_is_not_scored_again_by_itself(kept: Apex, content: Content) -> None:
+    kept.storage.put("a.parquet", content(1))
+    run(kept)
+    context = kept.context("removal")
+    remove(context, find_removable(context, ["a.parquet"], invented=False))
+    assert counts(kept) == (0, 0, 0) and waiting(kept) == []
+    assert run(kept)["scored"] == 1  # when it is named
+
+
 def test_a_bad_kept_object_is_reported_once_and_stays(kept: Apex) -> None:
     kept.storage.put("bad.parquet", b"no parquet")
     with pytest.raises(DataError, match="not a parquet file"):

@@ -47,8 +47,8 @@ class PostgresDropObjects(DropObjects):
         remaining = iter(places)
         while batch := dict(islice(remaining, BATCH)):
             rows = self._session.fetch(
-                "SELECT o.place, o.version, o.modified, o.sha256, d.state FROM drop_objects o"
-                " JOIN drops d USING (sha256) WHERE o.place = ANY(%s)",
+                "SELECT o.place, o.version, o.modified, o.sha256, coalesce(d.state, 'removed') FROM drop_objects o"
+                " LEFT JOIN drops d USING (sha256) WHERE o.place = ANY(%s)",
                 (list(batch),),
             )
             for place, version, modified, sha256, state in rows:

@@ -20,7 +20,10 @@ BESIDE_A_NAME = len(f"..12345678{REASON}.tmp")
 
 @dataclass(frozen=True)
 class KnownObject:
-    """The content of an object that was scored or refused; `state` is that of the ledger's drop, `done` or `failed`."""
+    """The content of an object that was scored or refused.
+
+    `state` is that of the ledger's drop, `done` or `failed`; `removed` when a person removed it.
+    """
 
     sha256: str
     state: str
