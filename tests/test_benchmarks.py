@@ -35,7 +35,7 @@ def test_a_public_table_is_compared_with_the_peers_on_the_same_rows(tmp_path: Pa
 
     (tumours,) = (table for table in TABLES if table.name == "tumours")
     compared = compare(tumours, tmp_path)
-    assert compared.rows == 569 and compared.without_history is None
+    assert compared.rows == 569 and compared.history is None
     assert set(compared.scores) == {"Apex", "XGBoost", "HistGradientBoosting"}
     # each knows the class of nearly every tumour, so that each had the right rows and classes
     assert all(scores.log_loss < 0.3 and scores.auc > 0.97 for scores in compared.scores.values())
