@@ -202,7 +202,8 @@ class Inbox:
 
     def _move(self, drop: Waiting, target: Path) -> Path:
         # its rows are in the ledger, whether this or another worker moves it
-        self.storage.move(drop.file.key, target.relative_to(self.root).as_posix(), expected=drop.file)
+        key = f"{INBOX}/{drop.name}"
+        self.storage.move(key, target.relative_to(self.root).as_posix(), expected=drop.file_at(key))
         return target
 
 

@@ -137,12 +137,12 @@ class ObjectInbox(DropInbox):
 
     def finish(self, drop: Waiting, sha256: str) -> str:
         """Note the content; with `after: move` copy the object to ``done/`` and delete it."""
-        self._ledger.note(self._place(drop), self._file(drop), sha256)
+        self._note(drop, sha256)
         return self._move(drop, DONE, sha256) if self._moves else self._place(drop)
 
     def reject(self, drop: Waiting, sha256: str, reason: dict[str, Any]) -> str:
         """Note the content; with `after: move` put the reason and the object into ``quarantine/``."""
-        self._ledger.note(self._place(drop), self._file(drop), sha256)
+        self._note(drop, sha256)
         if not self._moves:
             return self._place(drop)
         self._write_reason(drop, sha256, reason)
@@ -201,10 +201,11 @@ class ObjectInbox(DropInbox):
         return self.storage.place(self._key(drop.name))
 
     def _waiting(self, file: StoredFile) -> Waiting:
-        return Waiting(self._name(file), file.size, file.modified_ns, file.arrived_ns, file.version)
+        return Waiting.of(file, self._name(file))
 
-    def _file(self, drop: Waiting) -> StoredFile:
-        return StoredFile(self._key(drop.name), drop.size, drop.version, drop.mtime_ns, drop.arrived_ns)
+    def _note(self, drop: Waiting, sha256: str) -> None:
+        key = self._key(drop.name)
+        self._ledger.note(self.storage.place(key), drop.file_at(key), sha256)
 
     def _places_of(self, name: str, sha256: str) -> tuple[str, ...]:
         """The keys under which a scored drop can be."""
@@ -213,15 +214,13 @@ class ObjectInbox(DropInbox):
     @contextmanager
     def _download(self, key: str, name: str, scratch: Path) -> Iterator[FetchedDrop]:
         folder = scratch / uuid.uuid4().hex
-        # messages about the file begin with its name
-        path = (
-            with_digest(folder, last, "") if (last := PurePosixPath(name).name) and _too_long(last) else folder / last
-        )
+        last = PurePosixPath(name).name  # messages about the file begin with it
+        path = with_digest(folder, last, folder.name) if _too_long(last) else folder / last
         try:
             with map_disk_errors(folder):
                 folder.mkdir()
                 file, sha256 = self._stream(key, name, path)
-            yield FetchedDrop(self._with_name(file, name), path, sha256, lambda: self._status(file))
+            yield FetchedDrop(Waiting.of(file, name), path, sha256, lambda: self._status(file))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -241,9 +240,6 @@ class ObjectInbox(DropInbox):
             raise UnreadableError(f"{name}: {error}") from error
         return file, digest.hexdigest()
 
-    def _with_name(self, file: StoredFile, name: str) -> Waiting:
-        return Waiting(name, file.size, file.modified_ns, file.arrived_ns, file.version)
-
     def _status(self, file: StoredFile) -> DropStatus:
         try:
             return "same" if self.storage.stat(file.key) == file else "changed"
@@ -259,21 +255,19 @@ class ObjectInbox(DropInbox):
 
         Returns the URL of the copy.
         """
-        source, expected = self._key(drop.name), self._file(drop)
-        plain, unique = _keys_in(folder, drop.name, sha256)
-        if _too_long(plain) or (self.storage.exists(plain) and not self._is_copy(plain, expected)):
-            plain = unique
+        source = self._key(drop.name)
+        expected = drop.file_at(source)
+        target, unique = _keys_in(folder, drop.name, sha256)
         try:
             if self.storage.stat(source) != expected:
                 return self._place(drop)
-            # a taken key with a part of the digest has this content
-            if not self.storage.exists(plain) and not self.storage.copy(source, plain):
-                self.storage.copy(source, plain := unique)
-            if self.storage.stat(source) == expected:
-                self.storage.delete(source)
+            if _too_long(target) or not (self.storage.copy(source, target) or self._is_copy(target, expected)):
+                target = unique
+                self.storage.copy(source, target)  # a taken key with a part of the digest has this content
+            self.storage.delete_same(source, expected)
         except FileNotFoundError:  # another worker moved it, or its owner removed it
             logger.info("drop_gone name=%s", drop.name)
-        return self.storage.place(plain)
+        return self.storage.place(target)
 
     def _is_copy(self, key: str, file: StoredFile) -> bool:
         try:

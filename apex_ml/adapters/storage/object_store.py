@@ -166,12 +166,16 @@ class ObjectStorage(Storage):
             before = self.stat(key)
             if expected is not None and before != expected:
                 return False
-            if not self.copy(key, target):
-                return False
-            now = self.stat(key)
+            return self.copy(key, target) and self.delete_same(key, before)
         except FileNotFoundError:
             return False
-        if now != before:
+
+    def delete_same(self, key: str, expected: StoredFile) -> bool:
+        """Delete an object unless another one has its key now; returns whether it was deleted.
+
+        Raises FileNotFoundError when it is gone.
+        """
+        if self.stat(key) != expected:
             return False
         self.delete(key)
         return True

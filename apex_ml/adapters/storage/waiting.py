@@ -43,14 +43,13 @@ class Waiting:
     """Version of the content, from the storage."""
 
     @classmethod
-    def of(cls, file: StoredFile) -> Waiting:
-        """The drop that is this file."""
-        return cls(file.name, file.size, file.modified_ns, file.arrived_ns, file.version)
+    def of(cls, file: StoredFile, name: str | None = None) -> Waiting:
+        """The drop that is this file, under the last part of its key or another name."""
+        return cls(file.name if name is None else name, file.size, file.modified_ns, file.arrived_ns, file.version)
 
-    @property
-    def file(self) -> StoredFile:
-        """The file in the inbox that is this drop."""
-        return StoredFile(f"{INBOX}/{self.name}", self.size, self.version, self.mtime_ns, self.arrived_ns)
+    def file_at(self, key: str) -> StoredFile:
+        """The file with a key that is this drop."""
+        return StoredFile(key, self.size, self.version, self.mtime_ns, self.arrived_ns)
 
     def minutes(self, now: float) -> float:
         """Minutes from its arrival or last change to `now`, in seconds since 1970."""
