@@ -8,6 +8,7 @@ from typing import Any
 
 from apex_ml.core.model_info import ModelInfo
 from apex_ml.core.split import PARTS
+from apex_ml.core.table_version import TableVersion
 from apex_ml.wording import counted
 
 DECISION = "\n### Decision\n"
@@ -29,6 +30,8 @@ class Provenance:
     has_dates: bool = True
     airflow_url: str = ""
     data_docs_url: str = ""
+    tables: tuple[TableVersion, ...] = ()
+    """The versions of the Delta and Iceberg tables that were read."""
 
     def tags(self) -> dict[str, str]:
         """Tags of a run and a version; empty addresses are left out."""
@@ -36,6 +39,7 @@ class Provenance:
             "apex.data_url": self.data_url,
             "apex.airflow_run_url": self.airflow_url,
             "apex.data_docs_url": self.data_docs_url,
+            "apex.tables": "; ".join(map(str, self.tables)),
         }
         return {name: value for name, value in tags.items() if value}
 
@@ -61,6 +65,7 @@ def model_card(
     ]
     rows = [
         ("Raw data", f"`{source.data_url}`, {_count(source.files, 'file')}, sha256 `{source.data_sha256}`"),
+        *(("Table", str(table)) for table in source.tables),
         ("Rows", _rows(source)),
         *((f"Part {name}", _part(source, parts[name])) for name in PARTS if name in parts),
         (

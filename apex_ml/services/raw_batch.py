@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
 from apex_ml.adapters.storage.files import digest, name_errors, sha256_of
 from apex_ml.adapters.storage.path_keys import column_keys
 from apex_ml.adapters.storage.raw_folder import RawFiles
+from apex_ml.core.table_version import TableVersion
 from apex_ml.services.held_back import held_identity
 from apex_ml.services.run_folder import StepContext
 
@@ -31,6 +32,17 @@ class RawBatch:
     """By first file, the names of the others with the same content."""
     as_of: date | None
     without_newest_day: bool
+
+    @property
+    def tables(self) -> tuple[TableVersion, ...]:
+        """The versions of the tables that the files are of. The table at the location has the location's own name."""
+        last = self.url.rstrip("/").rpartition("/")[2]
+        return tuple(replace(table, name=name or last) for name, table in sorted(self.raw.tables.items()))
+
+    @property
+    def source(self) -> str:
+        """The location, with the versions of its tables, as people read it."""
+        return "; ".join([self.url, *map(str, self.tables)])
 
     @property
     def whole_sha256(self) -> str:

@@ -8,6 +8,7 @@ from apex_ml.adapters.storage.files import digest
 from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.mirror import mirror
 from apex_ml.adapters.storage.stores import open_objects
+from apex_ml.adapters.storage.table_mirror import is_delta, mirror_delta
 from apex_ml.contract.locations import is_object_store
 from apex_ml.contract.pipeline import Locations, PipelineSettings
 from apex_ml.errors import DataError
@@ -35,7 +36,9 @@ def copied_raw(settings: Settings, name: str, locations: Locations, url: str) ->
     # no folder of one location is inside of that of another
     place = f"{url.rstrip('/').rpartition('/')[2]}-{digest(url.rstrip('/'))[:12]}"
     folder = settings.state / "spool" / name / "raw" / place
-    if not mirror(open_objects(locations, url), folder, settings.spool_mb << 20).objects:
+    storage = open_objects(locations, url)
+    copy = mirror_delta if is_delta(storage) else mirror
+    if not copy(storage, folder, settings.spool_mb << 20).objects:
         raise DataError(
             f"{PLACE}={url}: there are no objects below it; put parquet files there, or correct the location"
         )

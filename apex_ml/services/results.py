@@ -108,6 +108,8 @@ class ValidateResult(FolderResult):
     held_back: HeldBack | None = None
     redelivered: tuple[str, ...] | None = None
     links: Mapping[str, str] | None = None
+    tables: tuple[Mapping[str, str | None], ...] | None = None
+    """Versions of the Delta and Iceberg tables that were read: :class:`~apex_ml.core.table_version.TableVersion`."""
 
 
 @dataclass(frozen=True, kw_only=True)

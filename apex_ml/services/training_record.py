@@ -20,6 +20,7 @@ from apex_ml.core.model_card import Provenance
 from apex_ml.core.model_info import CONTRACT, ModelInfo
 from apex_ml.core.profile import PROFILE
 from apex_ml.core.strategies import split_strategy
+from apex_ml.core.table_version import TableVersion
 from apex_ml.errors import DataError
 from apex_ml.json_text import json_file, json_text
 from apex_ml.services.results import ValidateResult
@@ -65,6 +66,7 @@ def provenance(context: StepContext) -> Provenance:
         quarantined=validated.quarantined or 0,
         airflow_url=context.settings.origin,
         data_docs_url=validated.data_docs_url or "",
+        tables=tuple(map(TableVersion.from_dict, validated.tables or ())),
     )
 
 

@@ -176,7 +176,8 @@ def _lineage_view(contract: Contract, at: str) -> list[str]:
         f"""
             SELECT {", ".join(f"s.{name}" for name in names)}, s.predicted, s.confidence, s.scored_at,
                    d.name AS drop_name, d.sha256 AS drop_sha256, r.feature_snapshot, r.model_name, r.model_version,
-                   r.mlflow_run_id, v.data_sha256, v.contract_sha256, v.git_commit, v.step_run AS training_run{later}
+                   r.mlflow_run_id, v.data_sha256, v.contract_sha256, v.git_commit, v.step_run AS training_run,
+                   coalesce(v.about -> 'tables', '[]'::jsonb) AS training_tables{later}
             FROM {at}scored AS s JOIN {at}scoring_runs AS r USING (run_id) JOIN {at}drops AS d USING (drop_id)
             LEFT JOIN {at}model_versions AS v
                 ON v.model_name = r.model_name AND v.model_version = r.model_version""",

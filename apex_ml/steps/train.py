@@ -17,7 +17,7 @@ from apex_ml.contract.options import ModelOptions
 from apex_ml.core.degradation import EXPECTED
 from apex_ml.core.development import Development, Options, develop
 from apex_ml.core.examples import Examples
-from apex_ml.core.model_card import model_card
+from apex_ml.core.model_card import Provenance, model_card
 from apex_ml.core.model_info import ModelInfo
 from apex_ml.core.search import Trial
 from apex_ml.core.strategies import split_strategy
@@ -115,7 +115,7 @@ def _work(
     (folder / "bundle").mkdir()
     for name, content in done.model.to_files().items():
         (folder / "bundle" / name).write_bytes(content)
-    _record_version(context, done, registered, pages)
+    _record_version(context, done, registered, pages, source)
     return _result(context, folder, done, registered)
 
 
@@ -155,7 +155,9 @@ def _log_development(done: Development) -> None:
         logger.info("candidate name=%s validation_log_loss=%.5f", name, loss)
 
 
-def _record_version(context: StepContext, done: Development, registered: Registered, pages: Mapping[str, str]) -> None:
+def _record_version(
+    context: StepContext, done: Development, registered: Registered, pages: Mapping[str, str], source: Provenance
+) -> None:
     """Record the origin of the version in Postgres, with its pages in MLflow."""
     info = done.model.info
     version = VersionRecord(
@@ -171,6 +173,7 @@ def _record_version(context: StepContext, done: Development, registered: Registe
             # with it the page of the pipeline links to the run's artifacts
             "mlflow_experiment_id": registered.experiment_id,
             "pages": pages,
+            "tables": [table.as_dict() for table in source.tables],
         },
         contract_identity=info.contract.digest() if info.contract else None,
     )

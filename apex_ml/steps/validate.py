@@ -60,6 +60,8 @@ def validate(
     raw_folder = raw_files(local_raw(context.settings, context.pipeline, url), PLACE, context.contract.file_columns)
     log_skipped_files(raw_folder)
     batch = hash_files(context, url, raw_folder, as_of, without_newest_day)
+    for table in batch.tables:
+        logger.info("table_read %s", table)
     since = _decided_before(batch)
     left_out = shortened(raw_folder.left_out)
     if since is not None and not force:
@@ -80,6 +82,7 @@ def validate(
             redelivered=tuple(sorted(name for names in batch.copies.values() for name in names)),
             left_out=left_out,
             links=shortened(raw_folder.links),
+            tables=tuple(table.as_dict() for table in batch.tables) or None,
         ),
     )
 
@@ -140,7 +143,7 @@ def _check_accepted(batch: RawBatch, folder: Path, accepted: Path, rows: int) ->
         logger.info("rows_held_back day=%s rows=%s", profile.newest, held)
     as_of = batch.as_of or point_in_time(context, profile.newest, is_held_back=held > 0)
     verdict = project.check_batch(context.settings, context.pipeline, "train", accepted, context.run, as_of)
-    project.name_source(context.settings, context.pipeline, verdict, context.run, batch.url, batch.data_sha256)
+    project.name_source(context.settings, context.pipeline, verdict, context.run, batch.source, batch.data_sha256)
     for failure in verdict.warnings:
         logger.warning("expectation_warned %s", failure)
     if verdict.errors:

@@ -198,7 +198,7 @@ def catalog(t: Path) -> None:
 
 DELTA: dict[str, Callable[[Path], None]] = {
     "a part of its log is in checkpoints only": no_zero,
-    r"a part of its log is in checkpoints only\)": only_checkpoint,
+    "a part of its log is in checkpoints only, which cannot": only_checkpoint,
     "a part of its log is in checkpoints": newer_checkpoint,
     "its commits are coordinated by a catalog": catalog,
     "it has deletion vectors": lambda t: commit(t, 0, add(NEW, deletionVector={"storageType": "u"})),

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -41,8 +41,12 @@ class Mirrored:
     removed: int
 
 
-def mirror(storage: ObjectStorage, folder: Path, max_bytes: int) -> Mirrored:
+def mirror(
+    storage: ObjectStorage, folder: Path, max_bytes: int, keep: Callable[[str], bool] = lambda key: True
+) -> Mirrored:
     """Make a folder hold the objects below a prefix, and nothing else. Waits for another process that does the same.
+
+    Objects whose keys `keep` refuses are left out.
 
     Raises :class:`~apex_ml.errors.DataError` for a key that cannot be the path of a file, or for more than `max_bytes`
     in all, before anything is downloaded. Errors of the store and of the disk name the object and the folder.
@@ -50,7 +54,7 @@ def mirror(storage: ObjectStorage, folder: Path, max_bytes: int) -> Mirrored:
     with map_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        listed = {file.key: file for file in storage.list_all("") if not file.name.startswith(PROBE)}
+        listed = {f.key: f for f in storage.list_all("") if not f.name.startswith(PROBE) and keep(f.key)}
         _refuse(storage, listed, max_bytes)
         record = folder.with_name(f"{folder.name}.json")
         copies = _read(record)

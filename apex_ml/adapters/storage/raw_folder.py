@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from apex_ml.adapters.storage.delta_log import DELTA_LOG
 from apex_ml.adapters.storage.files import leads_to_folder, map_os_errors
 from apex_ml.adapters.storage.locations import file_at, folder_remedy
-from apex_ml.adapters.storage.table_formats import DELTA_LOG, SINK_LOG, Listed, listed_files, table_above
+from apex_ml.adapters.storage.table_formats import SINK_LOG, Listed, listed_files, table_above
+from apex_ml.core.table_version import TableVersion
 from apex_ml.errors import DataError
 from apex_ml.file_names import hidden
 from apex_ml.wording import counted
@@ -27,6 +29,8 @@ class RawFiles:
     files: tuple[Path, ...]
     left_out: dict[str, str]
     links: dict[str, str]
+    tables: dict[str, TableVersion] = field(default_factory=dict)
+    """The versions of the Delta and Iceberg tables that the files are of, by the path of the table from the folder."""
 
     def name(self, path: Path) -> str:
         """The name of a file in messages and reports: many folders may hold a part-00000.parquet."""
@@ -65,7 +69,7 @@ def raw_files(folder: Path, setting: str, columns: Collection[str] = ()) -> RawF
         raise DataError(
             f"{setting}={folder}: no data files; put parquet files there, or generate some: apex simulate{why}"
         )
-    return RawFiles(folder, tuple(sorted(walk.files)), dict(sorted(walk.left_out.items())), walk.links)
+    return RawFiles(folder, tuple(sorted(walk.files)), dict(sorted(walk.left_out.items())), walk.links, walk.tables)
 
 
 class _Walk:
@@ -75,6 +79,7 @@ class _Walk:
         self.files: list[Path] = []
         self.left_out: dict[str, str] = {}
         self.links: dict[str, str] = {}
+        self.tables: dict[str, TableVersion] = {}
         self._root, self._columns = root, columns
         self._real = root.resolve()
         self._read: dict[tuple[int, int], str] = {}
@@ -115,6 +120,8 @@ class _Walk:
         if own is not None and (listed is None or not listed.complete):  # a table's log covers everything below it
             base, listed = name, own
             self._logs[name] = own
+            if own.table is not None:
+                self.tables[name] = own.table
         for entry in entries:
             entry_name = f"{name}/{entry.name}" if name else entry.name
             if hidden(entry.name):

@@ -6,25 +6,31 @@ not list belongs to an older state of the table, or is unfinished. Formats whose
 
 from __future__ import annotations
 
-import json
+import os
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
+from apex_ml.adapters.storage.delta_log import (
+    DELTA_LOG,
+    damaged,
+    is_log_file,
+    not_read,
+    read_object,
+    read_text,
+    read_version,
+    refusal,
+)
 from apex_ml.adapters.storage.path_keys import path_keys
+from apex_ml.core.table_version import TableVersion
 from apex_ml.errors import DataError
 
 STARTED, COMMITTED = "_started_", "_committed_"
-DELTA_LOG, SINK_LOG, HUDI = "_delta_log", "_spark_metadata", ".hoodie"
+SINK_LOG, HUDI = "_spark_metadata", ".hoodie"
 _TRANSACTION = re.compile(r"-tid-(\d+)-")
-_VERSION = re.compile(r"(\d{20})\.json")
-_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\..*")
 _BATCH = re.compile(r"(\d+)(\.compact)?")
-_HARMLESS = frozenset(("timestampNtz", "columnMapping", "deletionVectors", "vacuumProtocolCheck", "v2Checkpoint"))
-"""Features of a Delta table that change nothing for a reader of its files, or that are checked one by one."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,8 @@ class Listed:
     missing: Callable[[Collection[str]], list[str]] = lambda files: []
     complete: bool = False
     """Whether a missing file makes the data wrong; such a folder is refused."""
+    table: TableVersion | None = None
+    """The version of a table that the log is of."""
 
 
 def listed_files(
@@ -49,8 +57,8 @@ def listed_files(
     Raises :class:`~apex_ml.errors.DataError` for a table that cannot be read as plain files.
     """
     if (kind := foreign_format(folder, names, folders)) is not None:
-        raise DataError(_refusal(shown, kind, "its log is not read"))
-    if DELTA_LOG in folders and (listed := _delta(folder / DELTA_LOG, shown, columns)) is not None:
+        raise DataError(not_read(shown, kind, "its log is not read"))
+    if DELTA_LOG in folders and (listed := _delta(folder, shown, columns)) is not None:
         return listed
     if SINK_LOG in folders and (listed := _sink(folder / SINK_LOG, shown)) is not None:
         return listed
@@ -74,7 +82,7 @@ def table_above(folder: Path) -> tuple[Path, str] | None:
         try:
             folders = {path.name for path in parent.iterdir() if path.is_dir()} & {DELTA_LOG, HUDI, "metadata"}
             kind = foreign_format(parent, (), folders)
-            if kind is None and DELTA_LOG in folders and any(map(_is_commit, (parent / DELTA_LOG).iterdir())):
+            if kind is None and DELTA_LOG in folders and any(map(is_log_file, os.listdir(parent / DELTA_LOG))):
                 kind = "a Delta table"
         except OSError:  # a folder that may not be read is not the user's table
             continue
@@ -83,48 +91,17 @@ def table_above(folder: Path) -> tuple[Path, str] | None:
     return None
 
 
-def _refusal(shown: str, kind: str, why: str) -> str:
-    return (
-        f"{shown}: is {kind} that Apex does not read ({why}); export it as plain parquet into a folder of its own, for"
-        " example by spark.table(…).write.parquet(…), and name that folder"
-    )
-
-
-def _json(path: Path, shown: str, text: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise DataError(_damaged(path, shown, f"not JSON: {error}")) from error
-    if not isinstance(content, dict):
-        raise DataError(_damaged(path, shown, "not a JSON object"))
-    return content
-
-
-def _damaged(path: Path, shown: str, what: str) -> str:
-    return (
-        f"{shown}/{path.name}: cannot be read ({what}), so that nobody knows which files are data; deliver the folder"
-        " again, or remove its markers and logs if every file of it is"
-    )
-
-
-def _text(path: Path, shown: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(_damaged(path, shown, "not UTF-8")) from error
-
-
 def _transactions(folder: Path, shown: str, names: Collection[str]) -> Listed | None:
     """The files of Databricks' commit markers. A file that no marker names is data."""
     started = {name.removeprefix(STARTED) for name in names if name.startswith(STARTED)}
     added: dict[str, set[str]] = {}
     removed: dict[str, str] = {}
     for name in sorted(n for n in names if n.startswith(COMMITTED)):
-        marker = _json(folder / name, shown, _text(folder / name, shown))
+        marker = read_object(folder / name, shown, read_text(folder / name, shown))
         for key in ("added", "removed"):
             listed = marker.get(key) or []
             if not isinstance(listed, list) or not all(isinstance(file, str) for file in listed):
-                raise DataError(_damaged(folder / name, shown, f"{key} is no list of files"))
+                raise DataError(damaged(folder / name, shown, f"{key} is no list of files"))
             if key == "added":
                 added[name.removeprefix(COMMITTED)] = set(map(unquote, listed)) | set(listed)
             else:
@@ -149,98 +126,30 @@ def _transactions(folder: Path, shown: str, names: Collection[str]) -> Listed | 
     return Listed(why, missing)
 
 
-def _is_commit(path: Path) -> bool:
-    return _VERSION.fullmatch(path.name) is not None or _CHECKPOINT.fullmatch(path.name) is not None
-
-
-def _delta(log: Path, shown: str, columns: Collection[str]) -> Listed | None:
-    """The files of the newest version of a Delta table, from the commits of its log; None when there is no commit."""
-    entries = [path for path in sorted(log.iterdir()) if _is_commit(path)]
-    if not entries:
+def _delta(folder: Path, shown: str, columns: Collection[str]) -> Listed | None:
+    """The files of the newest version of a Delta table; None when there is no commit."""
+    table = read_version(folder, shown)
+    if table is None:
         return None
-    table = _DeltaTable(shown, columns)
-    versions = table.versions(log, entries)
-    for version in versions:
-        table.apply(log / f"{version:020d}.json")
-    active = table.files()
-    unlisted = f"version {versions[-1]} of the Delta table does not list it"
+    partitions = sorted(set(table.partitions) & set(columns))
+    for path, values in table.files.items() if partitions else ():
+        _check_folders(shown, path, partitions, values)
+    unlisted = f"version {table.table.version} of the Delta table does not list it"
     return Listed(
-        lambda file: None if file in active else unlisted,
-        lambda files: sorted(active - set(files)),
+        lambda file: None if file in table.files else unlisted,
+        lambda files: sorted(table.files.keys() - set(files)),
         complete=True,
+        table=table.table,
     )
 
 
-class _DeltaTable:
-    """The state of a Delta table while the commits of its log are applied in row."""
-
-    def __init__(self, shown: str, columns: Collection[str]) -> None:
-        self._shown, self._columns = shown, columns
-        self._active: dict[str, Any] = {}
-        self._partitions: list[str] = []
-        """Columns that the files do not hold."""
-
-    def refuse(self, why: str) -> DataError:
-        """The error about a table that cannot be read as plain files."""
-        return DataError(_refusal(self._shown, "a Delta table", why))
-
-    def versions(self, log: Path, entries: list[Path]) -> list[int]:
-        """The versions of the log, from 0. Raises when a part of the log is elsewhere."""
-        versions = [int(m[1]) for path in entries if (m := _VERSION.fullmatch(path.name))]
-        checkpoints = [int(m[1]) for path in entries if (m := _CHECKPOINT.fullmatch(path.name))]
-        if versions != list(range(len(versions))) or any(n >= len(versions) for n in checkpoints):
-            raise self.refuse("a part of its log is in checkpoints only")
-        if any(path.is_dir() and any(path.iterdir()) for path in (log / "_commits", log / "_staged_commits")):
-            raise self.refuse("its commits are coordinated by a catalog")
-        return versions
-
-    def apply(self, commit: Path) -> None:
-        """Apply the actions of one commit."""
-        for line in filter(str.strip, _text(commit, self._shown).splitlines()):
-            action = _json(commit, self._shown, line)
-            if add := action.get("add"):
-                self._active[_relative(add, commit, self._shown, self.refuse)] = add
-            elif remove := action.get("remove"):
-                self._active.pop(_relative(remove, commit, self._shown, self.refuse), None)
-            elif protocol := action.get("protocol"):
-                self._check_protocol(protocol)
-            elif metadata := action.get("metaData"):
-                self._check_metadata(metadata)
-
-    def _check_protocol(self, protocol: dict[str, Any]) -> None:
-        others = set(protocol.get("readerFeatures") or ()) - _HARMLESS
-        if protocol.get("minReaderVersion", 1) > 3 or others:
-            raise self.refuse(f"it needs {', '.join(sorted(others)) or 'a newer reader'}")
-
-    def _check_metadata(self, metadata: dict[str, Any]) -> None:
-        if (metadata.get("configuration") or {}).get("delta.columnMapping.mode", "none") != "none":
-            raise self.refuse("its columns are mapped to other names")
-        self._partitions = sorted(set(metadata.get("partitionColumns") or ()) & set(self._columns))
-
-    def files(self) -> set[str]:
-        """The files of the table, by path from its folder. Raises when they hold deleted rows, or lack a column."""
-        if any(add.get("deletionVector") for add in self._active.values()):
-            raise self.refuse("it has deletion vectors")
-        for path, add in self._active.items():
-            self._check_folders(path, add.get("partitionValues") or {})
-        return set(self._active)
-
-    def _check_folders(self, path: str, values: dict[str, str | None]) -> None:
-        """Refuse a file that holds a column neither itself nor in its folders, which are read."""
-        keys = path_keys(path) if self._partitions else {}
-        for name in self._partitions:
-            # the log has null for an empty text
-            if name not in keys or (keys[name] or None) != (values.get(name) or None):
-                raise self.refuse(f"it is partitioned by {name}, which neither {path} nor its folders hold")
-
-
-def _relative(action: dict[str, Any], log: Path, shown: str, refuse: Callable[[str], DataError]) -> str:
-    path = action.get("path")
-    if not isinstance(path, str):
-        raise DataError(_damaged(log, shown, "an action has no path"))
-    if path.startswith(("/", "file:")) or "://" in path or ".." in path.split("/"):
-        raise refuse("its files are outside its folder")
-    return unquote(path)
+def _check_folders(shown: str, path: str, partitions: list[str], values: Mapping[str, str | None]) -> None:
+    """Refuse a file that holds a column neither itself nor in its folders, which are read."""
+    keys = path_keys(path)
+    for name in partitions:
+        # the log has null for an empty text
+        if name not in keys or (keys[name] or None) != (values.get(name) or None):
+            raise refusal(shown, f"it is partitioned by {name}, which neither {path} nor its folders hold")
 
 
 def _sink(log: Path, shown: str) -> Listed | None:
@@ -253,8 +162,8 @@ def _sink(log: Path, shown: str) -> Listed | None:
     for number, compact, path in sorted(batches, key=lambda batch: batch[:2]):
         if number < first or (number == first and not compact):
             continue
-        for line in _text(path, shown).splitlines()[1:]:
-            action = _json(path, shown, line)
+        for line in read_text(path, shown).splitlines()[1:]:
+            action = read_object(path, shown, line)
             file = unquote(str(action.get("path", "")))
             files = files - {file} if action.get("action") == "delete" else files | {file}
     ends = set(_ends(files))
