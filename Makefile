@@ -106,7 +106,7 @@ bench-quality: setup ## Models on public tables beside XGBoost and HistGradientB
 	@$(BIN)/python -m benchmarks --only model_quality
 
 bench-faults: setup ## Score from an object store under a thousand faults and kills (half an hour)
-	@$(BIN)/python -m benchmarks --only object_faults
+	@$(BIN)/python -m benchmarks --only object_faults --only object_events
 
 bench: setup ## Measure every target and write build/bench.json
 	@$(BIN)/python -m benchmarks

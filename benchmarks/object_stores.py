@@ -24,13 +24,15 @@ from benchmarks.scored_drops import admin, put, scored_once
 from tests.support.apex_home import Apex
 from tests.support.concurrent_reader import Reader
 from tests.support.faulty_store import Faults, faulty
+from tests.support.object_events import score_on_events
 from tests.support.object_faults import Tried, score_under_faults
-from tests.support.object_servers import ObjectServer, objects_folder, rclone_server
+from tests.support.object_servers import ObjectServer, moto_server, objects_folder, rclone_server
 
 ROUNDS = 5
 ROWS = 1_250_000
 FAULTS, FAULT_RATE, KILL_RATE = 1000, 0.2, 0.4
 DROPS_AT_ONCE, FAULT_ROWS = 10, 200
+EVENT_DROPS = 60
 OBJECTS = 100_000
 """Known objects of the listings."""
 DROPS = "APEX_ORDERS__LOCATIONS__DROPS"
@@ -157,6 +159,32 @@ def object_faults(scene: Scene) -> Iterator[Row]:
     yield Row("rows lost or doubled under them", wrong, "", 0.0)
     yield Row("looks that met half a drop", len(reader.wrong), "", 0.0, Beside("looks", reader.polls))
     yield Row("objects lost under them", len(set(contents.values()) - set(finished)), "", 0.0)
+
+
+@measurement
+def object_events(scene: Scene) -> Iterator[Row]:
+    """Score drops at the events of a queue, of which many are lost, doubled, late or nonsense."""
+    drops = {}
+    for number in range(EVENT_DROPS):
+        path = put(scene, f"event-{number}.parquet", FAULT_ROWS, 5000 + number)
+        drops[path.name] = path.read_bytes()
+        path.unlink()
+    with moto_server(scene.folder) as server, server.logged_in():
+        storage = _objects(server, "events")
+        there = Apex(scene.home.settings).but(locations__drops=storage.url)
+        variables = {DROPS: storage.url, "APEX_HOME": str(there.settings.home)}
+        with mock.patch.dict(os.environ, variables):
+            heard = score_on_events(there, storage, server.queue("events"), drops, random.Random(1))
+        waiting = sum(True for _ in storage.list("inbox/"))
+    rows = there.sql(
+        "SELECT d.name, count(*) FROM orders.scored JOIN orders.scoring_runs USING (run_id)"
+        " JOIN orders.drops AS d USING (drop_id) WHERE d.name LIKE 'event-%%' GROUP BY 1"
+    )
+    scored = {str(name): int(number) for name, number in rows}
+    wrong = sum(abs(scored.get(name, 0) - FAULT_ROWS) for name in drops)
+    kinds = ", ".join(f"{number} × {kind}" for kind, number in sorted(heard.sent.items()))
+    yield Row("rows lost or doubled by events", wrong + waiting, "", 0.0, None, f"{heard.runs} runs; {kinds}")
+    yield Row("from an object to its event", median(heard.seconds), "s", None, Beside("most", max(heard.seconds)))
 
 
 def _content(storage: ObjectStorage, key: str) -> bytes:

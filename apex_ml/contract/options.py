@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from apex_ml.contract.error_cost import ClassName, ErrorCost, repeated_errors
+from apex_ml.contract.event_queue import EventQueue
 from apex_ml.contract.locations import LocationOptions
 from apex_ml.contract.part import ContractPart, ContradictionError
 from apex_ml.setting_types import Mails, check_candidates, check_cron, check_rows_noun, check_split
@@ -176,6 +177,13 @@ class Scoring(ContractPart):
         exclude_if=lambda ascending: not ascending,
         description="With after: keep, whether new objects get keys that sort after the older ones, as dated prefixes"
         " do. Then only those are listed, and all of them once a day.",
+    )
+    events: EventQueue = Field(
+        "",
+        exclude_if=lambda events: not events,
+        description="Queue whose messages say that an object store has new drops, so that they are noticed at once:"
+        " the URL of a queue in SQS, kafka://<connection>/<topic>, or google+pubsub://<project>/<subscription>. The"
+        " inbox is checked every poll_seconds all the same. Needs the packages of apex-ml[events].",
     )
     chunk_drops: int = Field(1000, ge=1, description="Maximum number of drops in one mapped task of the scoring DAG.")
     chunk_mb: int = Field(

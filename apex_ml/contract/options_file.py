@@ -5,6 +5,7 @@ A value of the environment replaces one of the file. Its text is read as the typ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,8 @@ from apex_ml.wording import did_you_mean, violated_rule
 
 Faults = list[tuple[Place, str]]
 
+LOGIN = re.compile(r"://[^/\s]*@")
+
 
 @dataclass(frozen=True)
 class OptionValue:
@@ -38,7 +41,8 @@ class OptionValue:
 
     def __str__(self) -> str:
         """The variable with its value."""
-        return f"{self.variable}={self.value!r}"
+        # a login in a URL is refused, and must not be shown
+        return f"{self.variable}={LOGIN.sub('://…@', repr(self.value))}"
 
 
 def opened(path: Path) -> bytes:

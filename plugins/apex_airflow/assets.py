@@ -46,6 +46,7 @@ def _trigger(pipeline: PipelineSettings) -> BaseEventTrigger | None:
             poll_seconds=scoring.poll_seconds,
             deep=scoring.after == "keep",
             ascending=scoring.ascending_keys,
+            events=scoring.events,
         )
     folder = inbox_folder(drops)
     return None if folder is None else DropTrigger(inbox=folder, poll_seconds=scoring.poll_seconds)

@@ -68,6 +68,7 @@ def test_every_module_is_imported_once_under_its_own_name() -> None:
         "apex_airflow.runtimes.process",
         "apex_airflow.triggers",
         "apex_airflow.triggers.drops",
+        "apex_airflow.triggers.events",
         "apex_airflow.triggers.objects",
         "apex_airflow.waiting_objects",
         "apex_plugin",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import boto3
 import pytest
 
 from apex_ml.contract.locations import StoreOptions
@@ -24,6 +25,23 @@ from tests.support.apex_home import Apex
 
 KEY, SECRET = "APEXTESTKEY", "apex-test-secret"
 """The login of the servers."""
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A queue of SQS."""
+
+    client: Any
+    url: str
+
+    def send(self, body: str) -> None:
+        self.client.send_message(QueueUrl=self.url, MessageBody=body)
+
+    def waiting(self) -> int:
+        """Messages that nobody has received."""
+        names = ["ApproximateNumberOfMessages"]
+        attributes = self.client.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)["Attributes"]
+        return int(attributes[names[0]])
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,17 @@ class ObjectServer:
         """This process reaches the server while the block runs."""
         with mock.patch.dict(os.environ, self.environment):
             yield
+
+    def queue(self, name: str) -> Queue:
+        """A new queue in the server, which also speaks SQS."""
+        client = boto3.client(
+            "sqs",
+            "us-east-1",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=KEY,
+            aws_secret_access_key=SECRET,
+        )
+        return Queue(client, client.create_queue(QueueName=name)["QueueUrl"])
 
     def store_options(self) -> StoreOptions:
         """What a pipeline's file says about the store, as its options."""

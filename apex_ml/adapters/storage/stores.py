@@ -40,6 +40,8 @@ LOGINS = {
     ),
 }
 """Variables that configure a login, by the kind of store. obstore accepts no others in its configuration."""
+CONNECTION = "AIRFLOW_CONN_"
+"""How the name of a variable begins that is a connection of Airflow."""
 RETRIES: dict[str, Any] = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
 HTTP_OPTIONS: dict[str, Any] = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "30m"}
 """A request may take as long as the largest object; a server that sends nothing for a minute is given up."""
@@ -104,6 +106,11 @@ def logins_in(env_file: Path) -> dict[str, str]:
     """The variables of ``.env`` that configure a login, of any store."""
     names = {name for group in LOGINS.values() for name in group}
     return {name: value.text for name, value in read_env_file(env_file).items() if name in names and value.text}
+
+
+def connections_in(env_file: Path) -> dict[str, str]:
+    """The variables of ``.env`` that are connections of Airflow, for queues of events."""
+    return {name: value.text for name, value in read_env_file(env_file).items() if name.startswith(CONNECTION)}
 
 
 def _profile_login(url: str, profile: str) -> Callable[[], Any]:

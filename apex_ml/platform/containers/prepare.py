@@ -20,7 +20,7 @@ from urllib.parse import quote
 from pydantic import SecretStr
 
 from apex_ml.adapters.storage.atomic_writes import write_atomically
-from apex_ml.adapters.storage.stores import logins_in
+from apex_ml.adapters.storage.stores import connections_in, logins_in
 from apex_ml.api_keys import hash_of
 from apex_ml.env_syntax import format_value
 from apex_ml.errors import ConfigError
@@ -144,7 +144,8 @@ def parts(settings: Settings) -> dict[str, dict[str, str]]:
     readers = {READERS: readers_variable(settings, reader_names(settings))}
     logins = logins_in(settings.env_file)
     besides = {
-        "airflow": logins,  # its trigger lists object stores
+        # its trigger lists object stores, and waits for messages of queues
+        "airflow": {**logins, **connections_in(settings.env_file)},
         "mlflow": logins,
         "steps": logins,
         "tools": {**logins, **FROM_OUTSIDE},

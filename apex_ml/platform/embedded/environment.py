@@ -35,6 +35,13 @@ QUIET = {
     # one arena for each of many threads would keep hundreds of megabytes
     "MALLOC_ARENA_MAX": "2",
 }
+# a trigger that waits for messages of a queue logs several lines at each request
+WORDY = (
+    "airflow.providers.amazon",
+    "airflow.providers.amazon.aws.triggers.sqs",
+    "airflow.providers.amazon.aws.utils.sqs",
+    "aiobotocore.credentials",
+)
 
 
 def inherited(settings: Settings) -> dict[str, str]:
@@ -115,6 +122,7 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(logs),
         "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(logs / "dag_processor"),
         "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
+        "AIRFLOW__LOGGING__NAMESPACE_LEVELS": " ".join(f"{name}=WARNING" for name in WORDY),
         "AIRFLOW__SCHEDULER__CATCHUP_BY_DEFAULT": "False",
         # a task whose process died fails after this time, not after five minutes
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "90",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from apex_airflow.triggers.drops import MAX_NAMES
+from apex_airflow.triggers.events import nudges
 from apex_ml.errors import ApexError
 from apex_ml.file_names import hidden
 from apex_ml.pipeline_settings import load_pipeline_settings
@@ -17,6 +19,8 @@ from apex_ml.settings import Settings
 if TYPE_CHECKING:  # a DAG file is parsed without obstore
     from apex_ml.adapters.storage.object_store import ObjectStorage
 
+SHORTEST_PAUSE = 1.0
+"""Seconds between two looks, however many messages come."""
 LONGEST_PAUSE = 120.0
 """Seconds between two looks at a store that does not answer."""
 
@@ -29,37 +33,46 @@ class ObjectTrigger(BaseEventTrigger):
     minutes. With ascending keys only those after the last one are listed; an object whose key sorts earlier is
     noticed by the sweep.
 
+    A message of the queue `events` only makes the next look happen at once, at most one a second; whatever it says, and
+    whether it comes once, never or too late, the looks announce the same objects. While the store does not answer,
+    messages do not shorten the pauses.
+
     The event only wakes the DAG ``<pipeline>_score``, which asks the ledger what to do.
     """
 
-    def __init__(self, pipeline: str, inbox: str, poll_seconds: float, deep: bool, ascending: bool) -> None:
+    def __init__(
+        self, pipeline: str, inbox: str, poll_seconds: float, deep: bool, ascending: bool, events: str = ""
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.pipeline, self.inbox, self.poll_seconds = pipeline, inbox, poll_seconds
-        self.deep, self.ascending = deep, ascending
+        self.deep, self.ascending, self.events = deep, ascending, events
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments from which the triggerer creates this trigger again."""
-        names = ("pipeline", "inbox", "poll_seconds", "deep", "ascending")
+        names = ("pipeline", "inbox", "poll_seconds", "deep", "ascending", "events")
         return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll forever; yield an event whenever there are new objects."""
         storage: ObjectStorage | None = None
         versions: dict[str, str] = {}
-        last, pause = "", self.poll_seconds
-        while True:
-            try:
-                if storage is None:
-                    storage = await asyncio.to_thread(self._open)
-                files = await storage.list_async("", deep=self.deep, after=last or None)
-            except (ApexError, FileNotFoundError) as error:
-                if pause == self.poll_seconds:
-                    self.log.warning("inbox %s cannot be listed, trying again: %s", self.inbox, error)
-                storage, pause = None, min(2 * pause, max(LONGEST_PAUSE, self.poll_seconds))
-            else:
-                if pause != self.poll_seconds:
+        last, pause, fails = "", self.poll_seconds, False
+        async with nudges(self.events, self.log) as nudge:
+            while True:
+                nudge.clear()  # a message that comes while the store is listed makes it be listed once more
+                try:
+                    if storage is None:
+                        storage = await asyncio.to_thread(self._open)
+                    files = await storage.list_async("", deep=self.deep, after=last or None)
+                except (ApexError, FileNotFoundError) as error:
+                    if not fails:
+                        self.log.warning("inbox %s cannot be listed, trying again: %s", self.inbox, error)
+                    storage, fails, pause = None, True, min(2 * pause, max(LONGEST_PAUSE, self.poll_seconds))
+                    await asyncio.sleep(pause)
+                    continue
+                if fails:
                     self.log.info("inbox %s can be listed again", self.inbox)
-                pause = self.poll_seconds
+                pause, fails = self.poll_seconds, False
                 listed = {f.key: f.version for f in files if not any(hidden(part) for part in f.key.split("/"))}
                 new = sorted(key for key, version in listed.items() if versions.get(key) != version)
                 # with ascending keys the last one is enough
@@ -68,7 +81,14 @@ class ObjectTrigger(BaseEventTrigger):
                 if new:
                     self.log.info("new drops: %s (%s)", len(new), ", ".join(new[:MAX_NAMES]))
                     yield TriggerEvent({"count": len(new), "files": new[:MAX_NAMES]})
-            await asyncio.sleep(pause)
+                await self._wait(nudge)
+
+    async def _wait(self, nudge: asyncio.Event) -> None:
+        """Wait until the next look is due, or until a message comes, but for a short time at least."""
+        shortest = min(SHORTEST_PAUSE, self.poll_seconds)
+        await asyncio.sleep(shortest)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(nudge.wait(), self.poll_seconds - shortest)
 
     def _open(self) -> ObjectStorage:
         from apex_ml.adapters.storage.stores import open_objects
