@@ -112,8 +112,8 @@ class SettingFields(BaseSettings):
     spool_mb: int = Field(
         20_000,
         ge=1,
-        description="Limit of the disk space for files of object stores, in MB: for a pipeline's raw files, and for a"
-        " drop.",
+        description="Limit of the disk space for files of object stores, in MB: for a pipeline's raw files, for the"
+        " outputs of its steps, and for a drop.",
     )
 
     # where steps run

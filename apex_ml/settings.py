@@ -215,6 +215,11 @@ class Settings(SettingFields):
         return self.home / ".apex"
 
     @property
+    def spool(self) -> Path:
+        """Copies of files of object stores."""
+        return self.state / "spool"
+
+    @property
     def logs(self) -> Path:
         """Logs of services and steps."""
         return self.home / "logs"

@@ -50,7 +50,7 @@ def export(what: str, out: Path | None) -> None:
     "--apply", "really", is_flag=True, help="Remove. Without it, the command only shows what would be removed."
 )
 def prune(keep: str, really: bool) -> None:
-    """Remove old partitions of scored rows, old online answers, and unreferenced folders of old runs.
+    """Remove old partitions of scored rows, old online answers, and unreferenced outputs of old runs.
 
     Of the pipeline of -p NAME or APEX_PIPELINE; without one, of every pipeline.
 
@@ -85,7 +85,7 @@ def _prune_pipeline(settings: Settings, keep: timedelta, really: bool) -> None:
     """Show, and with `really` remove, the old data of the pipeline of the settings."""
     from apex_ml.pipelines import load_pipeline
     from apex_ml.services.run_folder import StepContext
-    from apex_ml.steps.prune import find_prunable, run_of
+    from apex_ml.steps.prune import find_prunable
     from apex_ml.steps.prune import prune as work
 
     context = StepContext(settings, load_pipeline(settings), "prune")
@@ -93,11 +93,11 @@ def _prune_pipeline(settings: Settings, keep: timedelta, really: bool) -> None:
     for part in removable.partitions:
         newest = f"newest of {part.newest:%Y-%m-%d}" if part.newest else "without runs"
         click.echo(f"partition  runs {part.low} to {part.high - 1}, {newest}, {part.bytes / 2**20:,.1f} MiB")
-    for folder in removable.folders:
-        click.echo(f"folder     {run_of(folder)}")
+    for stored in removable.runs:
+        click.echo(f"run        {stored.name}")
     for run, reason in removable.kept.items():
         click.echo(f"stays      {run}: {reason}")
-    what = f"{counted(len(removable.partitions), 'partition')} and {counted(len(removable.folders), 'folder')}"
+    what = f"{counted(len(removable.partitions), 'partition')} and {counted(len(removable.runs), 'run')}"
     what += f", {removable.bytes / 2**20:,.1f} MiB"
     if removable.answers:
         what = f"{removable.answers:,} online answers, {what}"

@@ -97,7 +97,11 @@ class LocationOptions(ContractPart):
         description="Folder of raw files, or a prefix of an object store such as s3://bucket/raw. Empty:"
         " <home>/data/<pipeline>/raw.",
     )
-    processed: str = Field("", description="Folder of the steps' outputs. Empty: <home>/data/<pipeline>/processed.")
+    processed: str = Field(
+        "",
+        description="Folder of the steps' outputs, or a prefix of an object store. Empty:"
+        " <home>/data/<pipeline>/processed.",
+    )
     drops: str = Field(
         "",
         description="Folder, or prefix of an object store, of inbox/, done/ and quarantine/. Empty:"
@@ -109,9 +113,3 @@ class LocationOptions(ContractPart):
         description="Options of object stores, by the URL of a bucket or of a prefix in it; the longest that fits a"
         " location holds. The login is in .env or in the environment, never here.",
     )
-
-    @model_validator(mode="after")
-    def _keeps_outputs_in_a_folder(self) -> Self:
-        if is_object_store(self.processed):
-            raise ContradictionError([(("processed",), "the steps' outputs must be in a folder")])
-        return self

@@ -16,7 +16,7 @@ from typing import Literal
 from apex_ml.adapters.postgres import administration
 from apex_ml.adapters.postgres.former_dags import retire_dags
 from apex_ml.contract.pipeline import DAG_KINDS, DagKind, PipelineSettings, dag_id
-from apex_ml.errors import ConfigError
+from apex_ml.errors import ConfigError, TransientError
 from apex_ml.pipeline_settings import former_pipeline, load_all_pipeline_settings
 from apex_ml.platform.airflow_api import AirflowApi
 from apex_ml.services.results import ValidateResult
@@ -187,9 +187,9 @@ def _was_validated(settings: Settings, pipeline: PipelineSettings) -> bool:
 
     try:
         full = load_pipeline(settings.model_copy(update={"pipeline": pipeline.name}))
-    except ConfigError:  # a fault of its contract alone: the steps report it
+        return latest_manifest(StepContext(settings, full, "status"), ValidateResult) is not None
+    except (ConfigError, TransientError):  # a fault of its contract, or of its store, alone: the steps report it
         return False
-    return latest_manifest(StepContext(settings, full, "status"), ValidateResult) is not None
 
 
 def _wait_for_dags(

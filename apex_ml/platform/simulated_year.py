@@ -8,7 +8,6 @@ that it asks for, and the quality that comes back.
 from __future__ import annotations
 
 import logging
-import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -317,5 +316,8 @@ class _Year:
         return simulated_results.week_quality(self.settings, self.pipeline.schema, self.plan.monday(week), version)
 
     def _forget(self, week: int) -> None:
-        old = Path(self.pipeline.locations.processed) / self._run(week - KEPT_RUNS)
-        shutil.rmtree(old, ignore_errors=True)
+        old = self._run(week - KEPT_RUNS)
+        runs = self._context(week).runs
+        for run in runs.sizes():
+            if run.name == old:
+                runs.remove(run)

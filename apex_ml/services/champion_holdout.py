@@ -35,13 +35,13 @@ def holdout_of_model(context: StepContext, model: Model, test: pa.Table) -> tupl
     keys = {name for by in history_keys(contract) for name in by if contract.columns[name].type != "string"}
     present = [name for name in needed if name in test.column_names and name not in keys]
     absent = [name for name in needed if name not in present]
-    file = context.folder("split") / TEST
+    file = context.output("split", TEST)
     with (
         scratch_folder(context.processed, "promote") as scratch,
         engine.connect(context.settings, scratch) as con,
         engine.errors_name("promote"),
     ):
-        load_rows(con, context.contract, context.folder("validate") / ACCEPTED)
+        load_rows(con, context.contract, context.output("validate", ACCEPTED))
         con.execute(create_holdout_table(context.contract, file, present, absent))
         if contract.has_history:
             add_states_by(con, contract, HOLDOUT)

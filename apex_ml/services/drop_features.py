@@ -37,7 +37,7 @@ def features_query(con: engine.StrictConnection, scorer: Scorer, accepted: str, 
         query = join_snapshot(contract, asked, scorer.snapshot, needed, has_since)
         if early:
             if not engine.has(con, ROWS):
-                load_rows(con, contract, scorer.accepted)
+                load_rows(con, contract, scorer.accepted())
             add_states_by(con, contract, EARLY)
             query = add_early(contract, query, [*names, *(column.name for column in needed)])
     return query

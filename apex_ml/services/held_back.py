@@ -76,5 +76,5 @@ def find_held_back(context: StepContext, data_sha256: str) -> tuple[HeldBack, Pa
     )
     if manifest is None or manifest.result.held_back is None:
         return None
-    path = context.processed / manifest.run / "validate" / HELD_BACK
+    path = context.runs.output(manifest.run, "validate", HELD_BACK, manifest.outputs)
     return (manifest.result.held_back, path) if path.is_file() else None

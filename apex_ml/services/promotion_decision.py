@@ -10,7 +10,6 @@ import numpy as np
 
 from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
 from apex_ml.adapters.postgres.champions import NewDecision, champions
-from apex_ml.adapters.storage.atomic_writes import new_folder
 from apex_ml.contract.model import Contract
 from apex_ml.contract.time_units import EPOCH
 from apex_ml.core.estimator import Model
@@ -107,7 +106,7 @@ def write_decision_report(
     """Write the report of a decision into the folder of the step that asked for it."""
     from apex_ml.adapters.mlflow import training_report
 
-    with new_folder(context.folder(step)) as partial:
+    with context.runs.new_output(context.run, step) as partial:
         champion = current.version if current else None
         training_report.decision_report(
             partial, context.run, challenger.version, champion, decision, context.contract.classes
@@ -116,7 +115,7 @@ def write_decision_report(
 
 def publish(context: StepContext, registry: Registry, challenger: ModelVersion, step: str = "promote") -> str:
     """Upload the report to the challenger's training run in MLflow; returns its address, empty without a report."""
-    folder = context.folder(step)
+    folder = context.output(step)
     if not folder.exists():
         return ""
     try:

@@ -34,7 +34,7 @@ def check_drift_of_raw_rows(context: StepContext, ledger: DriftLedger) -> int:
     newest = validated.result.as_of
     first = newest - timedelta(days=RAW_DAYS)
     subject = f"{first} to {newest - timedelta(days=1)}"
-    files = accepted_files(context.processed / validated.run / "validate" / ACCEPTED)
+    files = accepted_files(context.runs.output(validated.run, "validate", ACCEPTED, validated.outputs))
     if not files or ledger.is_measured("raw", subject):
         return 0
     contract, settings = context.contract, context.settings

@@ -35,7 +35,7 @@ def copied_raw(settings: Settings, name: str, locations: Locations, url: str) ->
     """The folder of copies of the objects below a URL, for the pipeline of a name. Raises as :func:`local_raw` does."""
     # no folder of one location is inside of that of another
     place = f"{url.rstrip('/').rpartition('/')[2]}-{digest(url.rstrip('/'))[:12]}"
-    folder = settings.state / "spool" / name / "raw" / place
+    folder = settings.spool / name / "raw" / place
     storage = open_objects(locations, url)
     copy = mirror_delta if is_delta(storage) else mirror
     if not copy(storage, folder, settings.spool_mb << 20).objects:

@@ -1,7 +1,7 @@
-"""One step, one immutable folder: ``<processed>/<run>/<step>/`` with a ``manifest.json``.
+"""One step, one immutable output with a manifest. Where it is, :mod:`apex_ml.services.runs` knows.
 
-A step gets everything that its result depends on. When the folder for the same inputs is finished, its result is
-returned at once. Otherwise the step works in a hidden folder that is renamed when it is complete.
+A step gets everything that its result depends on. When the output for the same inputs is finished, its result is
+returned at once. Otherwise the step works in a hidden folder, which becomes the output when it is complete.
 """
 
 from __future__ import annotations
@@ -13,25 +13,22 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from apex_ml import __version__
-from apex_ml.adapters.storage.atomic_writes import new_folder, write_atomically
-from apex_ml.adapters.storage.files import digest, sha256_of
-from apex_ml.adapters.storage.locations import local_folder, refuse_file
+from apex_ml.adapters.storage.atomic_writes import write_atomically
+from apex_ml.adapters.storage.files import digest
 from apex_ml.contract.model import Contract
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.json_text import json_file
-from apex_ml.services.manifest import CodeVersion, Manifest, OutputFile, R
+from apex_ml.services.manifest import CodeVersion, Manifest, R
+from apex_ml.services.runs import MANIFEST, Runs, list_files, open_runs
 from apex_ml.settings import CODE_ROOT, Settings
 
 logger = logging.getLogger(__name__)
-MANIFEST = "manifest.json"
-PLACE = "locations.processed"
-"""The key of the folder of all runs in a pipeline's file."""
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 
 
@@ -67,14 +64,19 @@ class StepContext:
         """Registered model of the pipeline in MLflow."""
         return self.pipeline.model_name
 
+    @cached_property
+    def runs(self) -> Runs:
+        """The outputs of all runs of the pipeline."""
+        return open_runs(self.settings, self.pipeline)
+
     @property
     def processed(self) -> Path:
-        """Folder of all runs."""
-        return refuse_file(local_folder(self.pipeline.locations.processed, PLACE), PLACE)
+        """Folder of this machine in which steps work."""
+        return self.runs.root
 
-    def folder(self, step: str) -> Path:
-        """Folder of one step of this run."""
-        return self.processed / self.run / step
+    def output(self, step: str, name: str = "") -> Path:
+        """The local path of a file or folder that a step of this run wrote; see :meth:`Runs.output`."""
+        return self.runs.output(self.run, step, name)
 
 
 @lru_cache(maxsize=1)
@@ -100,26 +102,32 @@ def git_commit() -> tuple[str | None, bool]:
     return commit, bool(changed)
 
 
-def read_manifest(folder: Path, kind: type[R]) -> Manifest[R]:
+def read_manifest(runs: Runs, run: str, kind: type[R]) -> Manifest[R]:
     """Read the manifest of a finished step, whose result is of this kind.
 
     Raises :class:`~apex_ml.errors.DataError` when the step has not finished, naming the command to run, and when the
     manifest is damaged.
     """
+    step = kind.STEP
     try:
-        return Manifest.from_json(json.loads((folder / MANIFEST).read_text(encoding="utf-8")), kind)
+        return _parse(runs, run, kind, runs.manifest(run, step))
     except FileNotFoundError as error:
-        step, run = folder.name, folder.parent.name
         # without --force `validate` has nothing to do until new raw data arrives, and this error would come back
         command = f"apex {step}{' --force' if step == 'validate' else ''} --run {run}"
         raise DataError(f"run {run}: the step {step} has not finished; run: {command}") from error
+
+
+def _parse(runs: Runs, run: str, kind: type[R], content: bytes) -> Manifest[R]:
+    try:
+        return Manifest.from_json(json.loads(content), kind)
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # no JSON, or JSON of another shape
-        raise DataError(f"{folder / MANIFEST}: damaged; remove {folder} and run the step again") from error
+        place = runs.manifest_place(run, kind.STEP)
+        raise DataError(f"{place}: damaged; remove it and run the step again") from error
 
 
 def step_manifest(context: StepContext, kind: type[R]) -> Manifest[R]:
     """Manifest of a step of this run, as :func:`read_manifest` reads it."""
-    return read_manifest(context.folder(kind.STEP), kind)
+    return read_manifest(context.runs, context.run, kind)
 
 
 def run_step(context: StepContext, kind: type[R], inputs: Mapping[str, Any], work: Callable[[Path], R]) -> R:
@@ -128,24 +136,16 @@ def run_step(context: StepContext, kind: type[R], inputs: Mapping[str, Any], wor
     `inputs` is everything that the result depends on, as JSON-able values; the contract is added. `work` gets the
     folder to write into and returns a small result. The manifest lists the output files with their sha256.
     """
-    step, folder = kind.STEP, context.folder(kind.STEP)
+    step = kind.STEP
     inputs = {**inputs, "contract_sha256": context.contract.digest()}
     key = digest(inputs)
-    if (folder / MANIFEST).exists():
-        manifest = read_manifest(folder, kind)
-        if manifest.key == key:
-            logger.info("step_found step=%s run=%s", step, context.run)
-            return manifest.result
-        logger.info("step_inputs_changed step=%s run=%s", step, context.run)
+    if (result := _finished(context, kind, key)) is not None:
+        return result
     started = time.monotonic()
     commit, dirty = git_commit()
-    with new_folder(folder) as partial:
+    with context.runs.new_output(context.run, step) as partial:
         result = work(partial)
-        outputs = {
-            str(path.relative_to(partial)): OutputFile(sha256=sha256_of(path), bytes=path.stat().st_size)
-            for path in sorted(partial.rglob("*"))
-            if path.is_file()
-        }
+        outputs = list_files(partial)
         seconds = round(time.monotonic() - started, 3)
         result = replace(result, seconds=seconds)
         manifest = Manifest(
@@ -164,11 +164,24 @@ def run_step(context: StepContext, kind: type[R], inputs: Mapping[str, Any], wor
     return result
 
 
+def _finished(context: StepContext, kind: type[R], key: str) -> R | None:
+    """The result of an earlier call with the same inputs; None without one."""
+    try:
+        content = context.runs.manifest(context.run, kind.STEP)
+    except FileNotFoundError:
+        return None
+    manifest = _parse(context.runs, context.run, kind, content)
+    is_same = manifest.key == key
+    logger.info("%s step=%s run=%s", "step_found" if is_same else "step_inputs_changed", kind.STEP, context.run)
+    return manifest.result if is_same else None
+
+
 def recent_manifests(
     context: StepContext, kind: type[R], accept: Callable[[Manifest[R]], bool] = lambda _: True
 ) -> list[Manifest[R]]:
     """The finished manifests of a step in all runs for which `accept` is true, by as_of and time, newest first."""
-    manifests = [read_manifest(path.parent, kind) for path in context.processed.glob(f"*/{kind.STEP}/{MANIFEST}")]
+    runs = context.runs
+    manifests = [_parse(runs, run, kind, content) for run, content in runs.manifests(kind.STEP).items()]
     accepted = [manifest for manifest in manifests if accept(manifest)]
     return sorted(accepted, key=lambda m: (m.as_of, m.finished_at, m.run), reverse=True)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from apex_ml.adapters.mlflow.registry import ModelVersion, Registry
@@ -40,7 +40,8 @@ class Scorer:
     as_of: date
     since: date
     """The day or the instant from which on rows can be scored with the snapshot."""
-    accepted: Path
+    accepted: Callable[[], Path]
+    """Gives the folder of the accepted rows of its run, which are read only where its states do not suffice."""
     bins: Mapping[str, Bins] = field(default_factory=dict)
     """The model's bins of its features and of every attribute, by which the rows of a drop are counted."""
     batch: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -87,10 +88,9 @@ def build_scorer(context: StepContext, registry: Registry, version: ModelVersion
     manifest = latest_manifest(context, EltResult, lambda m: m.result.features_sha256 == features)
     if manifest is None:
         raise TransientError(
-            f"score: no history snapshot under {context.processed} fits the features of version"
+            f"score: no history snapshot under {context.pipeline.locations.processed} fits the features of version"
             f" {version.version}; make one: {context.pipeline.command('retrain')}"
         )
-    folder = context.processed / manifest.run
     result = manifest.result
     attributes = contract_of_model(context.contract, model).features.attributes
     kept = set(context.contract.named("attribute"))
@@ -99,10 +99,10 @@ def build_scorer(context: StepContext, registry: Registry, version: ModelVersion
         context=context,
         version=version,
         model=model,
-        snapshot=folder / "elt" / SNAPSHOT,
+        snapshot=context.runs.output(manifest.run, "elt", SNAPSHOT, manifest.outputs),
         snapshot_sha256=result.snapshot_sha256,
         as_of=result.as_of,
         since=result.since or context.contract.first_time(result.as_of),
-        accepted=folder / "validate" / ACCEPTED,
+        accepted=partial(context.runs.output, manifest.run, "validate", ACCEPTED),
         bins=model.info.profile.bins_for(counted),
     )

@@ -74,7 +74,7 @@ def load_examples(context: StepContext) -> dict[str, Examples]:
     contract = context.contract
     examples = {}
     for part in PARTS:
-        table = pq.read_table(context.folder("split") / f"{part}.parquet")
+        table = pq.read_table(context.output("split", f"{part}.parquet"))
         entities = table.column(contract.entity).to_numpy(zero_copy_only=False)
         days = days_of(contract, table)
         examples[part] = Examples(table, class_indexes(table, contract.target, contract.classes), entities, days)
@@ -120,7 +120,7 @@ def recent_profile(context: StepContext, as_of: date, examples: pa.Table) -> dic
     contract = context.contract
     attributes = [c for c in feature_columns(contract) if c.name in contract.features.attributes]
     attributes = [c for c in attributes if c.name in examples.column_names]
-    files = accepted_files(context.folder("validate") / ACCEPTED)
+    files = accepted_files(context.output("validate", ACCEPTED))
     if not attributes or not files or not contract.has_timestamp:
         return {}
     newest = step_manifest(context, ValidateResult).result.newest

@@ -141,7 +141,7 @@ def write_data_profile(folder: Path, context: StepContext) -> bool:
     contract = context.contract
     timestamp = contract.timestamp if contract.has_timestamp else None
     try:
-        profile = profile_table(context.settings, context.folder("validate") / ACCEPTED, contract.target, timestamp)
+        profile = profile_table(context.settings, context.output("validate", ACCEPTED), contract.target, timestamp)
     except DataError as error:
         logger.warning("the accepted rows have no profile: %s", error)
         return False

@@ -13,9 +13,11 @@ from datetime import date
 
 from apex_ml.adapters.mlflow.registry import CHAMPION, ModelVersion, Registry
 from apex_ml.adapters.postgres.connection import ping
+from apex_ml.contract.locations import is_object_store
 from apex_ml.contract.requests.reader import Rows
 from apex_ml.errors import ApexError
-from apex_ml.services.run_folder import MANIFEST, StepContext
+from apex_ml.services.results import EltResult
+from apex_ml.services.run_folder import StepContext
 from apex_ml.services.scorer import NO_CHAMPION, UnusableModelError
 from apex_ml.serving.memory import MemoryBudget, OverBudgetError
 from apex_ml.serving.predictor import Predictor, load_predictor
@@ -23,6 +25,7 @@ from apex_ml.serving.predictor import Predictor, load_predictor
 logger = logging.getLogger(__name__)
 EVERY_SECONDS = 2.0
 POSTGRES_EVERY_SECONDS = 10.0
+STORE_EVERY_SECONDS = 10.0
 RETRY_SECONDS = 10.0
 """Seconds until the next try to load a version that could not be loaded."""
 LATE_SECONDS = 15.0
@@ -37,7 +40,9 @@ class ChampionWatcher:
         self._name = context.pipeline.name
         self._registry = Registry(context.settings, context.model_name)
         self._every = every
-        self._snapshots: frozenset[tuple[str, int]] = frozenset()
+        self._snapshots: frozenset[tuple[str, str]] = frozenset()
+        self._listed = float("-inf")
+        self._newest: frozenset[tuple[str, str]] = frozenset()
         self._problems: dict[str, str] = {}
         self._looked = time.monotonic()
         self._asked_postgres = float("-inf")
@@ -112,9 +117,7 @@ class ChampionWatcher:
             self._report("champion", gone or NO_CHAMPION.format(self._context.pipeline.command("retrain")))
             return
         self._report("champion", None)
-        snapshots = frozenset(
-            (str(path), path.stat().st_mtime_ns) for path in self._context.processed.glob(f"*/elt/{MANIFEST}")
-        )
+        snapshots = self._list_snapshots()
         target = (champion.version, champion.model_id, snapshots)
         loaded = self.predictor.version if self.predictor else None
         if loaded and (loaded.version, loaded.model_id, self._snapshots) == target:
@@ -140,6 +143,7 @@ class ChampionWatcher:
             self._report("memory", None)
             self._report("loading", f"version {champion.version} {self._fault(error)}{going_on}", str(error))
             return
+            self._context.runs.release()  # the history is in memory
         self.predictor, self._snapshots = predictor, snapshots
         self._report("loading", None)
         self._report("memory", None)
@@ -152,6 +156,18 @@ class ChampionWatcher:
             len(predictor.history),
             time.monotonic() - begun,
         )
+
+    def _list_snapshots(self) -> frozenset[tuple[str, str]]:
+        """The history snapshots that there are, as last listed: a listing of an object store is paid for."""
+        is_stored = is_object_store(self._context.pipeline.locations.processed)
+        if time.monotonic() - self._listed >= (STORE_EVERY_SECONDS if is_stored else 0):
+            try:
+                self._newest, self._listed = self._context.runs.versions(EltResult.STEP), time.monotonic()
+            except ApexError as error:
+                self._report("runs", "the store of the runs does not answer", str(error))
+            else:
+                self._report("runs", None)
+        return self._newest
 
     def _fault(self, error: Exception) -> str:
         """Why a version is not used, without the path that the message of the error holds."""

@@ -56,7 +56,7 @@ def elt(context: StepContext) -> EltResult:
 def _work(context: StepContext, folder: Path, validated: ValidateResult) -> EltResult:
     contract, as_of = context.contract, validated.as_of
     assert as_of is not None  # of a run that was not skipped
-    files = accepted_files(context.folder("validate") / ACCEPTED)
+    files = accepted_files(context.output("validate", ACCEPTED))
     with engine.connect(context.settings, folder.parent) as con, engine.errors_name("elt"):
         write = _write_with_history if contract.has_history else _write_plain
         written = write(con, context, files, folder, as_of)

@@ -122,8 +122,8 @@ def _servable(context: StepContext, registry: Registry, action: str, version: in
     features = model.info.features_sha256
     if latest_manifest(context, EltResult, lambda m: m.result.features_sha256 == features) is None:
         raise ConfigError(
-            f"{action}: no history snapshot under {context.processed} fits the features of version {version}:"
-            " scoring would stop; go back to the contract it was trained with and run:"
+            f"{action}: no history snapshot under {context.pipeline.locations.processed} fits the features of version"
+            f" {version}: scoring would stop; go back to the contract it was trained with and run:"
             f" {context.pipeline.command('retrain --force')}"
         )
     return model.info

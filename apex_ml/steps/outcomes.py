@@ -67,7 +67,7 @@ def outcomes(context: StepContext, *, newest: bool = False) -> OutcomesResult:
     validated = latest_manifest(context, ValidateResult) if newest else step_manifest(context, ValidateResult)
     if validated is None or validated.result.as_of is None:
         return OutcomesResult(run=context.run, step="outcomes", skip="no raw rows have been validated yet")
-    files = accepted_files(context.processed / validated.run / "validate" / ACCEPTED)
+    files = accepted_files(context.runs.output(validated.run, "validate", ACCEPTED, validated.outputs))
     as_of = validated.result.as_of
     with (
         scratch_folder(context.processed, "outcomes") as scratch,

@@ -92,7 +92,7 @@ def _decide(
     decision say why.
     """
     contract, settings = context.contract, context.settings
-    test = pq.read_table(context.folder("split") / TEST)
+    test = pq.read_table(context.output("split", TEST))
     ours = Model.from_files(registry.files(challenger))
     theirs = None if current is None else Model.from_files(registry.files(current))
     fault, their_test = "", test

@@ -1,34 +1,30 @@
-"""Prune old data: completely old partitions of scored rows, and folders of runs that nothing refers to.
+"""Prune old data: completely old partitions of scored rows, and outputs of runs that nothing refers to.
 
 Ledgers and statistics are never pruned: they are small, and exactly-once scoring depends on them.
 """
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.adapters.postgres.online import count_answers_before, delete_answers_before
 from apex_ml.adapters.postgres.partitions import Partition, drop_partitions, droppable
 from apex_ml.adapters.postgres.scoring_runs import PostgresScoringRuns
 from apex_ml.adapters.postgres.versions import PostgresVersions
-from apex_ml.adapters.storage.files import map_disk_errors
 from apex_ml.services.results import EltResult, ValidateResult
-from apex_ml.services.run_folder import MANIFEST, StepContext, recent_manifests
+from apex_ml.services.run_folder import StepContext, recent_manifests
 from apex_ml.services.run_layout import SNAPSHOT
-
-GOING = ".pruned.tmp"
+from apex_ml.services.runs import RunSize
 
 
 @dataclass(frozen=True)
 class Prunable:
-    """Removable data. `kept` has by run the reason why an old folder stays; `answers` counts online answers."""
+    """Removable data. `kept` has by run the reason why an old run stays; `answers` counts online answers."""
 
     partitions: list[Partition]
-    folders: list[Path]
+    runs: list[RunSize]
     bytes: int
     kept: dict[str, str]
     answers: int
@@ -36,44 +32,34 @@ class Prunable:
 
 
 def find_prunable(context: StepContext, keep: timedelta, now: datetime | None = None) -> Prunable:
-    """Find data that is older than `keep`: partitions by the end of their newest run, folders by their last step.
+    """Find data that is older than `keep`: partitions by the end of their newest run, runs by their last step.
 
-    A folder stays while a version that was ever champion, or the newest version, comes from it; while kept scored
+    A run stays while a version that was ever champion, or the newest version, comes from it; while kept scored
     rows, or the next scoring, use its history snapshot; and while the checks compare new raw data with it.
     """
     before = (now or datetime.now(UTC)) - keep
     parts = droppable(context.settings, context.schema, before)
     referred = _referred(context, {p.low for p in parts})
-    folders, kept = [], {}
-    for folder in sorted(p for p in context.processed.glob("*") if p.is_dir()):
-        if folder.name.startswith("."):
-            if folder.name.endswith(GOING):
-                folders.append(folder)
-        elif _last_used(folder) < before:
-            if reason := referred.get(folder.name):
-                kept[folder.name] = reason
+    runs, kept = [], {}
+    for run in context.runs.sizes():
+        if run.is_going:
+            runs.append(run)
+        elif run.last_used < before:
+            if reason := referred.get(run.name):
+                kept[run.name] = reason
             else:
-                folders.append(folder)
-    size = sum(p.bytes for p in parts) + sum(f.stat().st_size for d in folders for f in d.rglob("*") if f.is_file())
-    return Prunable(parts, folders, size, kept, count_answers_before(context.settings, context.schema, before), before)
+                runs.append(run)
+    size = sum(p.bytes for p in parts) + sum(run.bytes for run in runs)
+    return Prunable(parts, runs, size, kept, count_answers_before(context.settings, context.schema, before), before)
 
 
 def prune(context: StepContext, prunable: Prunable) -> None:
-    """Drop the partitions, delete the answers and remove the folders. After a kill the next call continues."""
+    """Drop the partitions, delete the answers and remove the runs. After a kill the next call continues."""
     drop_partitions(context.settings, context.schema, prunable.partitions)
     if prunable.answers:
         delete_answers_before(context.settings, context.schema, prunable.before)
-    for folder in prunable.folders:
-        with map_disk_errors(folder.parent):
-            going = folder if folder.name.endswith(GOING) else folder.with_name(f".{folder.name}{GOING}")
-            folder.rename(going)  # invisible to others at once
-            shutil.rmtree(going)
-
-
-def _last_used(folder: Path) -> datetime:
-    """The time of a run's newest manifest, or of the folder itself without one."""
-    times = [p.stat().st_mtime for p in folder.glob(f"*/{MANIFEST}")] or [folder.stat().st_mtime]
-    return datetime.fromtimestamp(max(times), UTC)
+    for run in prunable.runs:
+        context.runs.remove(run)
 
 
 def _referred(context: StepContext, dropped: set[int]) -> dict[str, str]:
@@ -95,8 +81,3 @@ def _referred(context: StepContext, dropped: set[int]) -> dict[str, str]:
     for validated in recent:
         reasons.setdefault(validated.run, "the next raw data is compared with it")
     return reasons
-
-
-def run_of(folder: Path) -> str:
-    """Name of a run's folder, also of one that is being removed."""
-    return folder.name.removeprefix(".").removesuffix(GOING)

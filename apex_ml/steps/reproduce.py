@@ -24,7 +24,7 @@ def reproduce(context: StepContext) -> ReproduceResult:
     """
     recorded = step_manifest(context, TrainResult)
     used = recorded.inputs
-    bundle = context.folder("train") / "bundle"
+    bundle = context.output("train", "bundle")
     before = Model.from_files({path.name: path.read_bytes() for path in bundle.iterdir()})
     columns = split_strategy(before.info.split).columns(context.contract)
     usual = training_options(context, 0, before.info.split)

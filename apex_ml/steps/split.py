@@ -66,14 +66,14 @@ def _day(days: int) -> date:
 def _sum_measures(context: StepContext, folder: Path, measures: Sequence[str]) -> pa.Table:
     """The sums of measures over all accepted rows of each entity."""
     with engine.connect(context.settings, folder.parent) as con, engine.errors_name("split"):
-        load_rows(con, context.contract, context.folder("validate") / ACCEPTED)
+        load_rows(con, context.contract, context.output("validate", ACCEPTED))
         return con.sql(select_measure_sums(context.contract, measures)).to_arrow_table()
 
 
 def _work(context: StepContext, folder: Path, strategy: str) -> SplitResult:
     contract = context.contract
     way = split_strategy(strategy)
-    examples = pq.read_table(context.folder("elt") / EXAMPLES)
+    examples = pq.read_table(context.output("elt", EXAMPLES))
     table = way.extend(contract, examples, partial(_sum_measures, context, folder))
     days = days_of(contract, table)
     target = table.column(contract.target).to_numpy(zero_copy_only=False)

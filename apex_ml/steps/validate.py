@@ -19,7 +19,7 @@ from apex_ml.adapters.expectations import project
 from apex_ml.adapters.postgres.bulk import bulk_transaction
 from apex_ml.adapters.postgres.champions import DecidedInput, champions
 from apex_ml.adapters.postgres.quarantine import PostgresQuarantine
-from apex_ml.adapters.storage.atomic_writes import new_folder, write_atomically
+from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.adapters.storage.raw_folder import raw_files
 from apex_ml.core.batch import Profile, check_batch
 from apex_ml.errors import DataError
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 
 REPORT = "report.json"
+FAILED = "validate.failed"
+"""Beside the output of a successful validation: the results of a failed one."""
 
 
 def validate(
@@ -232,13 +234,9 @@ def _total(counts: Any) -> dict[str, int]:
     return dict(sorted(total.items(), key=lambda item: -item[1]))
 
 
-def _evidence_folder(context: StepContext) -> Path:
-    return context.processed / context.run / "validate.failed"
-
-
 def _keep_evidence(context: StepContext, quarantine: Path, reports: list[FileReport]) -> None:
     """Keep the results of a failed validation, beside the folder that a successful one would have written."""
-    with new_folder(_evidence_folder(context)) as kept:
+    with context.runs.new_output(context.run, FAILED) as kept:
         shutil.copytree(quarantine, kept / QUARANTINE)
         write_atomically(kept / REPORT, json_file([r.as_dict() for r in reports]))
 
@@ -265,7 +263,7 @@ def _refuse_too_many(context: StepContext, reports: list[FileReport]) -> None:
         " most often:\n"
         + "\n".join(lines)
         + f"\nworst file: {worst.name} ({worst.quarantined} of {worst.rows}); the rows with all their reasons:"
-        f" {_evidence_folder(context)}, or {select_raw_quarantine(context.schema)}"
+        f" {context.runs.place(context.run, FAILED)}, or {select_raw_quarantine(context.schema)}"
     )
 
 

@@ -292,7 +292,7 @@ def test_a_location_that_names_a_file_says_so(tmp_path: Path, below: str) -> Non
     with pytest.raises(ConfigError, match=rf"locations.drops={file}{below}: {file} is a file, no folder"):
         Inbox(load_pipeline(settings))
     with pytest.raises(ConfigError, match=rf"locations.processed={file}{below}: {file} is a file, no folder"):
-        context_of(settings, "night").folder("validate")
+        context_of(settings, "night").output("validate")
 
 
 @pytest.mark.parametrize("kind", [DataError, UnreadableError])

@@ -68,6 +68,18 @@ def test_the_online_service_knows_hashes_and_the_tools_the_key(tmp_path: Path) -
     assert services["tools"].serving_for_people == "http://127.0.0.1:9000"
 
 
+def test_the_online_service_gets_logins_only_to_read_its_snapshots(tmp_path: Path) -> None:
+    login = "AWS_SECRET_ACCESS_KEY=a-login\n"
+
+    def serving_env(name: str, more: str) -> str:
+        (tmp_path / name).mkdir()
+        parted(tmp_path / name, completed(login + more))
+        return (tmp_path / name / "parts" / "serving" / "env").read_text()
+
+    assert "a-login" not in serving_env("folders", "APEX_ORDERS__LOCATIONS__DROPS=s3://lake/drops\n")
+    assert "a-login" in serving_env("stored", "APEX_ORDERS__LOCATIONS__PROCESSED=s3://lake/processed\n")
+
+
 def test_a_digest_changes_with_the_settings_of_its_service_alone(tmp_path: Path) -> None:
     text = completed("APEX_SERVING_KEYS=" + "ab" * 32 + "\n")
 

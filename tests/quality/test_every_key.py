@@ -48,6 +48,7 @@ from apex_ml.core.strategies.legacy import legacy_identifiers
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.services import score_file
 from apex_ml.services.repeated_keys import settle_repeated_keys
+from apex_ml.services.runs import FolderRuns
 from apex_ml.settings import Settings
 from apex_ml.sql.quarantine import select_drop_quarantine
 from apex_ml.sql.quote import identifiers, literal
@@ -771,7 +772,7 @@ def test_descriptions_of_columns_rules_and_the_contract(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", ["0.25", "{train: 0.25, score: 0.25}"])
 def test_limit_of_the_quarantine(tmp_path: Path, limit: str) -> None:
     contract = contract_of(tmp_path, quarantine=f"{{limit: {limit}}}")
-    context: Any = SimpleNamespace(contract=contract, schema=SCHEMA, processed=tmp_path, run="r")
+    context: Any = SimpleNamespace(contract=contract, schema=SCHEMA, runs=FolderRuns(tmp_path), run="r")
     report = FileReport("f", 100, 75, 25, {"x: r": 25}, {}, {}, (), (), ())
     validate._refuse_too_many(context, [report])
     bad_rows = tmp_path / "quarantined.parquet"

@@ -29,6 +29,7 @@ from apex_ml.services.results import (
     ValidateResult,
 )
 from apex_ml.services.run_folder import read_manifest
+from apex_ml.services.runs import FolderRuns
 from apex_ml.services.scoring_results import DropOutcome, MoreDrops, ScoredDrop, ScoreResult
 
 RESULTS: dict[type[FolderResult], dict[str, Any]] = {
@@ -123,10 +124,15 @@ def written(kind: type[FolderResult], folder: Path, **changes: Any) -> dict[str,
     return content
 
 
+def runs_of(run: Path) -> FolderRuns:
+    """The runs in the folder that holds a run."""
+    return FolderRuns(run.parent)
+
+
 @pytest.mark.parametrize("kind", RESULTS)
 def test_a_manifest_of_the_previous_version_is_read_and_written_alike(kind: type[FolderResult], tmp_path: Path) -> None:
     content = written(kind, tmp_path / kind.STEP)
-    manifest: Manifest[Any] = read_manifest(tmp_path / kind.STEP, kind)
+    manifest: Manifest[Any] = read_manifest(runs_of(tmp_path), tmp_path.name, kind)
     assert isinstance(manifest.result, kind) and manifest.result.run == "first"
     second = manifest.to_json()
     assert list(second) == list(content)
@@ -227,25 +233,25 @@ def test_the_record_of_a_batch_is_the_json_of_its_profile_and_reports() -> None:
 def test_values_have_types(tmp_path: Path) -> None:
     for kind in (ValidateResult, SplitResult):
         written(kind, tmp_path / kind.STEP)
-    validated = read_manifest(tmp_path / "validate", ValidateResult)
+    validated = read_manifest(runs_of(tmp_path), tmp_path.name, ValidateResult)
     assert validated.result.as_of == date(2024, 8, 23) and validated.as_of == "2024-08-23"
     assert validated.result.held_back is not None and validated.result.held_back.rows == 1
-    assert read_manifest(tmp_path / "split", SplitResult).result.parts["test"].last == date(2024, 8, 22)
+    assert read_manifest(runs_of(tmp_path), tmp_path.name, SplitResult).result.parts["test"].last == date(2024, 8, 22)
 
 
 def test_keys_of_another_version_are_ignored(tmp_path: Path) -> None:
     content = written(EltResult, tmp_path / "elt")
     newer = content["result"] | {"shards": 4}
     (tmp_path / "elt" / "manifest.json").write_text(json.dumps(content | {"result": newer}))
-    assert read_manifest(tmp_path / "elt", EltResult).result.entities == 5
+    assert read_manifest(runs_of(tmp_path), tmp_path.name, EltResult).result.entities == 5
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '"text"', "{}", '{"step": "elt"}', '{"result": {}}'])
 def test_a_damaged_manifest_names_the_folder_to_remove(content: str, tmp_path: Path) -> None:
     (tmp_path / "elt").mkdir()
     (tmp_path / "elt" / "manifest.json").write_text(content)
-    with pytest.raises(DataError, match=r"elt/manifest.json: damaged; remove .*elt and run the step again"):
-        read_manifest(tmp_path / "elt", EltResult)
+    with pytest.raises(DataError, match=r"elt/manifest.json: damaged; remove it and run the step again"):
+        read_manifest(runs_of(tmp_path), tmp_path.name, EltResult)
 
 
 def test_a_result_without_required_keys_is_damaged(tmp_path: Path) -> None:
@@ -253,7 +259,7 @@ def test_a_result_without_required_keys_is_damaged(tmp_path: Path) -> None:
     del content["result"]["as_of"]
     (tmp_path / "elt" / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="damaged"):
-        read_manifest(tmp_path / "elt", EltResult)
+        read_manifest(runs_of(tmp_path), tmp_path.name, EltResult)
 
 
 def test_a_scored_drop_is_one_flat_object() -> None:

@@ -99,7 +99,7 @@ def test_old_answers_are_pruned_and_their_counts_stay(scoring: Apex, drop_orders
     scoring.sql("UPDATE orders.online_rows SET answered_at = answered_at - interval '100 days' WHERE place < 4")
     match = find_prunable(scoring.context("prune"), timedelta(days=90))
     assert match.answers == 4
-    prune(scoring.context("prune"), replace(match, folders=[], partitions=[]))
+    prune(scoring.context("prune"), replace(match, runs=[], partitions=[]))
     assert scoring.sql("SELECT count(*) FROM orders.online_rows") == [(6,)]
     assert scoring.sql("SELECT answers FROM orders.online_days") == [(10,)]
 

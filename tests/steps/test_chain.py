@@ -77,7 +77,7 @@ def test_no_partial_file_is_left(chain: Any) -> None:
 
 def test_steps_called_again_return_the_same_result_without_new_work(chain: Any, contract: Contract) -> None:
     context: StepContext = chain.apex.context(RUN)
-    folders = {step: context.folder(step).stat().st_ino for step in STEPS}
+    folders = {step: context.output(step).stat().st_ino for step in STEPS}
     second = {
         "validate": validate(context, raw=None, as_of=None, force=False).to_json(),
         "elt": elt(context).to_json(),
@@ -95,7 +95,7 @@ def test_steps_called_again_return_the_same_result_without_new_work(chain: Any, 
     assert {k: v for k, v in second["train"].items() if k in chain.results["train"]} == chain.results["train"]
     promotes = ("promoted", "champion_version", "challenger_version", "reasons")
     assert {k: second["promote"][k] for k in promotes} == {k: chain.results["promote"][k] for k in promotes}
-    assert {step: context.folder(step).stat().st_ino for step in STEPS} == folders
+    assert {step: context.output(step).stat().st_ino for step in STEPS} == folders
     assert Registry(chain.apex.settings, load_pipeline(chain.apex.settings).model_name).by_version(2) is None
     assert chain.apex.sql("SELECT action, state FROM orders.promotions") == [("promote", "done")]
 
@@ -103,7 +103,7 @@ def test_steps_called_again_return_the_same_result_without_new_work(chain: Any, 
 def test_unchanged_data_end_the_next_run_early(chain: Any) -> None:
     content = validate(chain.apex.context("second"), raw=None, as_of=None, force=False).to_json()
     assert "no new raw data since" in content["skip"] and "(run first)" in content["skip"]
-    assert not chain.apex.context("second").folder("validate").exists()
+    assert not chain.apex.context("second").output("validate").exists()
 
 
 def test_examples_come_in_a_stated_order_with_their_features(chain: Any, contract: Contract) -> None:

@@ -224,9 +224,9 @@ def test_the_gate_gives_the_champion_its_own_features(chain: Chain, tmp_path: Pa
         {path.name: path.read_bytes() for path in (chain.apex.processed / RUN / "train" / "bundle").iterdir()}
     )
     keys = [*context.contract.named("entity", "timestamp", "target")]
-    context.folder("split").mkdir(parents=True)
-    pq.write_table(trained.select(keys), context.folder("split") / TEST)
-    context.folder("validate").symlink_to(chain.apex.processed / RUN / "validate")
+    context.output("split").mkdir(parents=True)
+    pq.write_table(trained.select(keys), context.output("split") / TEST)
+    context.output("validate").symlink_to(chain.apex.processed / RUN / "validate")
     table, rows = holdout_of_model(context, model, trained.select(keys))
     assert len(rows) > 0.9 * trained.num_rows and (name == "every order" or len(rows) == trained.num_rows)
     expected = trained.select(model.encoder.names).take(pa.array(rows))

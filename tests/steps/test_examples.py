@@ -259,7 +259,7 @@ def scorer_of(contract: Contract, home: Any, folder: Path, as_of: date, known: S
         "",
         as_of,
         time_from(contract, time_value(contract, as_of)),
-        folder / "accepted",
+        lambda: folder / "accepted",
     )
 
 

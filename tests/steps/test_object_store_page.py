@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ PAGE = (CODE_ROOT / "docs" / "how-to" / "object-stores.md").read_text(encoding="
 MOVES, KEEPS, ASCENDING, EVENTS = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
 
 
-def pipelines_with(sections: dict[str, Any], folder: Path, server: ObjectServer) -> tuple[Path, str]:
-    """A folder with the orders pipeline and sections of the page, whose bucket is the test's, and its drops."""
+def pipelines_with(sections: dict[str, Any], folder: Path, server: ObjectServer) -> tuple[Path, dict[str, str]]:
+    """A folder with the orders pipeline and sections of the page, whose bucket is the test's, and its locations."""
     text = json.dumps(sections).replace("https://minio.example.org", server.endpoint)
     for bucket in ("s3://lake", "s3://partner"):
         text = text.replace(bucket, f"s3://{server.bucket}/{folder.name}")
@@ -36,7 +37,7 @@ def pipelines_with(sections: dict[str, Any], folder: Path, server: ObjectServer)
     file = folder / "pipelines" / "orders" / "pipeline.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(yaml.safe_dump(own, sort_keys=False))
-    return folder / "pipelines", own["locations"]["drops"]
+    return folder / "pipelines", own["locations"]
 
 
 @pytest.mark.parametrize("sections", [MOVES, KEEPS, ASCENDING, EVENTS])
@@ -48,6 +49,7 @@ def test_the_sections_can_be_read(sections: dict[str, Any]) -> None:
     ("sections", "key"), [(MOVES, "inbox/a.parquet"), (KEEPS | ASCENDING, "dt=2026-01-01/a.parquet")]
 )
 def test_a_drop_in_the_store_of_the_page_is_scored_by_apex_score(
+    chain: Any,
     scoring: Apex,
     moto: ObjectServer,
     raw: Path,
@@ -58,12 +60,17 @@ def test_a_drop_in_the_store_of_the_page_is_scored_by_apex_score(
     key: str,
 ) -> None:
     login = moto.login if sections is MOVES else moto.environment
-    pipelines, drops = pipelines_with(sections, tmp_path, moto)
-    apex = scoring.but(pipelines=pipelines, pipeline="orders", drops_url=drops)
+    pipelines, places = pipelines_with(sections, tmp_path, moto)
+    apex = scoring.but(pipelines=pipelines, pipeline="orders", drops_url=places["drops"])
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     apex.settings.env_file.parent.mkdir(parents=True, exist_ok=True)
     apex.settings.env_file.write_text("".join(f"{name}={value}\n" for name, value in login.items()))
+    if "processed" in places:
+        apex = apex.but(processed_url=places["processed"])
+        with apex.context("first").runs.new_output("first", "elt") as output:
+            shutil.copytree(chain.apex.context("first").output("elt"), output, dirs_exist_ok=True)
+        shutil.rmtree(apex.settings.spool)
     path = tmp_path / "a.parquet"
     make_drop(str(raw), date(2024, 8, 24), 200, 1, path, contract)
     storage = open_objects(apex.pipeline.locations, apex.pipeline.locations.drops)

@@ -66,12 +66,12 @@ def test_unreferenced_folders_are_removed_and_the_rest_stays_with_a_reason(aged:
     aged.sql("UPDATE orders.scoring_runs SET feature_snapshot = 'used'")
     context = aged.context("prune")
     # the checks compare new raw data with recent runs
-    assert [p.name for p in find_prunable(context, OLD - timedelta(1)).folders] == ["unfinished"]
+    assert [p.name for p in find_prunable(context, OLD - timedelta(1)).runs] == ["unfinished"]
     small = context.contract.model_copy(update={"batch": context.contract.batch.model_copy(update={"recent": 0})})
     context = replace(context, pipeline=replace(context.pipeline, contract=small))
-    assert find_prunable(context, OLD + timedelta(1)).folders == []
+    assert find_prunable(context, OLD + timedelta(1)).runs == []
     match = find_prunable(context, OLD - timedelta(1))
-    assert [p.name for p in match.folders] == ["rejected", "unfinished"] and match.partitions == []
+    assert [p.name for p in match.runs] == ["rejected", "unfinished"] and match.partitions == []
     assert match.kept["used"].startswith("scored rows made with") and set(match.kept) == {"first", "used"}
     prune(context, match)
     assert folders(aged) == ["first", "used"]
@@ -101,7 +101,7 @@ def test_a_killed_removal_is_finished_by_the_next(aged: Apex) -> None:
     (aged.processed / "rejected").rename(aged.processed / ".rejected.pruned.tmp")
     context = aged.context("prune")
     match = find_prunable(context, timedelta(days=10_000))
-    assert [p.name for p in match.folders] == [".rejected.pruned.tmp"]
+    assert [(run.name, run.is_going) for run in match.runs] == [("rejected", True)]
     prune(context, match)
     assert folders(aged) == ["first", "unfinished", "used"]
 

@@ -117,7 +117,7 @@ def test_a_bad_file_causes_one_clear_error_and_no_partial_output(apex: Apex, spo
     words = spoil(apex)
     with pytest.raises(DataError, match=words):
         check(apex)
-    assert not apex.context("night").folder("validate").exists()
+    assert not apex.context("night").output("validate").exists()
     assert apex.leftovers() == []
     with pytest.raises(DataError, match="run: apex validate --force --run night"):
         elt(apex.context("night"))
@@ -267,7 +267,7 @@ def test_a_stopped_postgres_is_reported_and_the_next_run_recovers(apex: Apex) ->
     done = apex.call("validate", "--run", "night", APEX_DATABASE_URL=url)
     assert done.code == 20
     assert f"TransientError: Postgres at 127.0.0.1:{port}/apex (APEX_DATABASE_URL" in done.err
-    assert apex.leftovers() == [] and not apex.context("night").folder("validate").exists()
+    assert apex.leftovers() == [] and not apex.context("night").output("validate").exists()
     assert check(apex)["accepted"] == 20_000
 
 

@@ -57,7 +57,7 @@ def test_the_chain_on_the_real_files(
     assert done.code == 0, done.err
     assert done.result is not None
     for part in ("validation", "test"):
-        table_loss = frequency_table_loss(contract, context.folder("split"), part)
+        table_loss = frequency_table_loss(contract, context.output("split"), part)
         assert 0.975 < done.result[f"{part}_log_loss"] <= 1.002 * table_loss
         assert done.result[f"{part}_log_loss"] < done.result[f"{part}_prior_log_loss"] - 0.02
     assert done.result["test_ece"] <= 0.01

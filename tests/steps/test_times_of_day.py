@@ -143,7 +143,7 @@ def test_features_of_training_drops_and_requests_are_those_of_the_lag(night: Ape
     later += [{**row, "at": row["at"] + n * 5 * HOUR} for row in later for n in range(1, 8)]
     early, names = known[:: ROWS // 150], list(history_of([], known[0]))
 
-    examples = pq.read_table(night.context("first").folder("elt") / EXAMPLES).to_pylist()
+    examples = pq.read_table(night.context("first").output("elt") / EXAMPLES).to_pylist()
     trained = {(r["visitor"], r["at"], r["page"]): [r[name] for name in names] for r in examples}
     rows = [*early, *later]
     expected = [list(history_of(known, row).values()) for row in rows]
@@ -162,7 +162,7 @@ def test_features_of_training_drops_and_requests_are_those_of_the_lag(night: Ape
 
 def test_the_windows_of_a_snapshot_grow_with_its_rows(night: Apex) -> None:
     """And not with the rows of a window times those within the lag: a state that another one follows holds briefly."""
-    snapshot = pq.read_table(snapshot_by(night.context("first").folder("elt") / SNAPSHOT, ("page",)))
+    snapshot = pq.read_table(snapshot_by(night.context("first").output("elt") / SNAPSHOT, ("page",)))
     lists: dict[str, list[int]] = {}
     for page, times in zip(snapshot["page"].to_pylist(), snapshot[WINDOW_DAYS].to_pylist(), strict=True):
         lists.setdefault(page, []).append(len(times))

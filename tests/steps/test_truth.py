@@ -48,15 +48,15 @@ def test_the_excess_over_the_optimum_is_reported(
     done = apex.call("train", "--run", "known")
     assert done.code == 0 and done.result is not None, done.err
 
-    test = pq.read_table(context.folder("split") / "test.parquet")
+    test = pq.read_table(context.output("split") / "test.parquet")
     y = class_indexes(test, contract.target, contract.classes)
     process = load_process()
     table = process.named(Target)[process.target].table
     assert set(table) == set(process.named(Choice)[process.given].levels)
     best = np.array([[table[v][c] for c in contract.classes] for v in test.column(process.given).to_pylist()])
-    bundle = context.folder("train") / "bundle"
+    bundle = context.output("train") / "bundle"
     p = Model.from_files({f.name: f.read_bytes() for f in bundle.iterdir()}).probabilities(test).astype(float)
-    metrics = json.loads((context.folder("train") / "report" / "evaluation.json").read_text())["metrics"]
+    metrics = json.loads((context.output("train") / "report" / "evaluation.json").read_text())["metrics"]
     optimum = row_losses(best, y).mean()
     assert metrics["test_optimum_rows"] == len(y)
     assert metrics["test_optimum_log_loss"] == pytest.approx(optimum, abs=1e-9)
@@ -67,7 +67,7 @@ def test_the_excess_over_the_optimum_is_reported(
     assert metrics["test_expected_excess_percent"] == pytest.approx(100 * divergence, abs=1e-6)
     assert 0 < metrics["test_expected_excess_percent"] < 3
     assert metrics["test_excess_percent_low"] < excess < metrics["test_excess_percent_high"]
-    page = (context.folder("train") / "report" / "report.html").read_text()
+    page = (context.output("train") / "report" / "report.html").read_text()
     assert "The best possible log loss" in page and "SHAP values" in page
 
     # the file taken away, the same step is another one, without the comparison

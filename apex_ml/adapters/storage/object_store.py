@@ -116,6 +116,11 @@ class ObjectStorage(Storage):
         with map_store_errors(self.place(key)):
             obstore.put(self.store, key, content)
 
+    def put_file(self, key: str, source: Path) -> None:
+        """Write the bytes of a file, a large one in parts; other readers see the whole object or the one before."""
+        with map_store_errors(self.place(key)):
+            obstore.put(self.store, key, source)
+
     def put_if_absent(self, key: str, source: Path) -> bool:
         """Write the bytes of a file by one conditional put; where those are ignored, look first."""
         if not self.honours_conditions and self.exists(key):

@@ -22,10 +22,11 @@ from pydantic import SecretStr
 from apex_ml.adapters.storage.atomic_writes import write_atomically
 from apex_ml.adapters.storage.stores import connections_in, logins_in
 from apex_ml.api_keys import hash_of
+from apex_ml.contract.locations import is_object_store
 from apex_ml.env_syntax import format_value
 from apex_ml.errors import ConfigError
 from apex_ml.json_text import json_text
-from apex_ml.pipeline_settings import former_pipeline, option_text
+from apex_ml.pipeline_settings import former_pipeline, load_all_pipeline_settings, option_text
 from apex_ml.pipeline_values import override_variable
 from apex_ml.platform.embedded.env_file import CONTAINER_SECRETS, SECRETS
 from apex_ml.platform.embedded.environment import QUIET, airflow_environment, artifacts_place, mlflow_environment
@@ -150,7 +151,7 @@ def parts(settings: Settings) -> dict[str, dict[str, str]]:
         "steps": logins,
         "tools": {**logins, **FROM_OUTSIDE},
         "postgres": readers,
-        "serving": {KEYS: keys},
+        "serving": {KEYS: keys, **(logins if _reads_stores(settings) else {})},
     }
     return {
         kind: {
@@ -163,6 +164,11 @@ def parts(settings: Settings) -> dict[str, dict[str, str]]:
         }
         for kind, names in PARTS.items()
     }
+
+
+def _reads_stores(settings: Settings) -> bool:
+    """Whether the online service reads history snapshots from an object store."""
+    return any(is_object_store(p.locations.processed) for p in load_all_pipeline_settings(settings)[0])
 
 
 def _pipeline_variables(settings: Settings) -> dict[str, str]:
@@ -269,6 +275,8 @@ def prepare_apex(settings: Settings) -> None:
 
     for line in move_former_folders(settings):
         logger.info("%s", line)
+    # the online service, which may not write in the home, has a volume of its own there
+    settings.spool.mkdir(parents=True, exist_ok=True)
     for pipeline in load_all_pipelines(settings)[0]:
         make_data_folders(settings, pipeline)
     migrate_pipelines(settings, logger.warning)
