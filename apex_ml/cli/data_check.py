@@ -41,10 +41,12 @@ def check(name: str, data: Path | None, use: Use) -> None:
 def pipeline_and_data(name: str, data: Path | None) -> tuple[Settings, Pipeline, Path]:
     """A pipeline with its settings, and the data for it: those that are given, or its raw folder."""
     from apex_ml.pipelines import load_pipeline
-    from apex_ml.services.raw_location import local_raw
+    from apex_ml.services.raw_location import is_copied, local_raw
 
     settings = Settings.load().model_copy(update={"pipeline": name})
     pipeline = load_pipeline(settings)
+    if data is not None and is_copied(str(data.absolute())):
+        return settings, pipeline, local_raw(settings, pipeline, str(data.absolute()))
     return settings, pipeline, data or local_raw(settings, pipeline)
 
 

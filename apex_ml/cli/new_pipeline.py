@@ -103,10 +103,11 @@ def _local_table(settings: Settings, name: str, place: str) -> tuple[Path, str |
     """
     from apex_ml.contract.locations import is_object_store
     from apex_ml.contract.pipeline import Locations
-    from apex_ml.services.raw_location import copied_raw
+    from apex_ml.services.raw_location import copied_raw, is_copied
 
-    if is_object_store(place):
-        return copied_raw(settings, name, Locations(place, "", "", env_file=settings.env_file), place), place
+    url = place if is_object_store(place) else str(Path(place).absolute())
+    if is_copied(url):
+        return copied_raw(settings, name, Locations(url, "", "", env_file=settings.env_file), url), url
     path = Path(place)
     return path, str(path.absolute()) if path.is_dir() else None
 

@@ -185,10 +185,31 @@ class Scoring(ContractPart):
         " the URL of a queue in SQS, kafka://<connection>/<topic>, or google+pubsub://<project>/<subscription>. The"
         " inbox is checked every poll_seconds all the same. Needs the packages of apex-ml[events].",
     )
+    source: Literal["files", "delta", "iceberg"] = Field(
+        "files",
+        exclude_if=lambda source: source == "files",
+        description="What the drops are: files in locations.drops, or the appends to the Delta or Iceberg table that"
+        " locations.drops names.",
+    )
+    first_version: int | None = Field(
+        None,
+        ge=0,
+        exclude_if=lambda version: version is None,
+        description="Of a table, the first version (Delta) or snapshot (Iceberg) whose appends are drops; 0: all that"
+        " the table still knows. Empty: those after the version at the first look.",
+    )
     chunk_drops: int = Field(1000, ge=1, description="Maximum number of drops in one mapped task of the scoring DAG.")
     chunk_mb: int = Field(
         256, ge=1, description="Maximum size of the drops in one mapped task of the scoring DAG, in MB."
     )
+
+    @model_validator(mode="after")
+    def _fits_its_source(self) -> Self:
+        if self.source == "files" and self.first_version is not None:
+            raise ContradictionError([(("first_version",), "is about a table: write source: delta, or iceberg")])
+        if self.source != "files" and self.ascending_keys:
+            raise ContradictionError([(("ascending_keys",), f"is about files, not about source: {self.source}")])
+        return self
 
 
 class StepOptions(ContractPart):

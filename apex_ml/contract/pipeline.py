@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from apex_ml.contract.locations import StoreOptions
+from apex_ml.contract.locations import StoreOptions, is_object_store
 from apex_ml.contract.options import PipelineOptions
 
 if TYPE_CHECKING:  # Airflow reads the options of a pipeline alone, and its image has no Arrow
@@ -63,6 +63,16 @@ class PipelineSettings:
     def schema(self) -> str:
         """Name of the schema in Postgres that holds its tables and views."""
         return self.name
+
+    @property
+    def drops_are_appends(self) -> bool:
+        """Whether the drops are the appends to a table, instead of files."""
+        return self.options.scoring.source != "files"
+
+    @property
+    def has_inbox_folder(self) -> bool:
+        """Whether drops are delivered into a folder of this machine."""
+        return not self.drops_are_appends and not is_object_store(self.locations.drops)
 
     def command(self, words: str = "") -> str:
         """A command that concerns this pipeline, or its beginning, for a message: ``apex -p claims retrain``."""

@@ -56,6 +56,8 @@ def deliver(pipeline: PipelineSettings, drop: JobDrop) -> None:
     bucket of the drops.
     """
     url = pipeline.locations.drops
+    if pipeline.drops_are_appends:
+        raise ConfigError(f"{url}: the drops are the appends to this table, which Apex only reads; append rows to it")
     if is_object_store(url) and pipeline.options.scoring.after == "keep":
         raise ConfigError(
             f"{url}: Apex only reads it (scoring.after: keep); put the drop there yourself, with a key of its own"

@@ -21,6 +21,7 @@ from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ApexError, ConfigError, DataError
 from apex_ml.file_names import hidden
 from apex_ml.pipelines import load_pipeline
+from apex_ml.services.raw_location import is_copied
 from apex_ml.settings import Settings
 from apex_ml.simulate.files import is_simulated
 from apex_ml.wording import counted
@@ -45,6 +46,8 @@ def raw_folder(raw: str, form: FileFormat = PARQUET) -> Path:
     Raises :class:`~apex_ml.errors.ConfigError` when it is missing or holds no file of the format.
     """
     folder = local_folder(raw, "RAW").resolve()
+    if is_copied(str(folder)):
+        return folder
     try:
         files = data_files(folder, "RAW")
     except DataError as error:

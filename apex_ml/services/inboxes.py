@@ -1,4 +1,4 @@
-"""Open the inbox of a pipeline: a folder, or an object store with the ledger of the objects that are known."""
+"""Open the inbox of a pipeline: a folder, an object store with the ledger of known objects, or a table."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from apex_ml.adapters.storage.stores import open_objects
 from apex_ml.adapters.storage.waiting import KnownObject
 from apex_ml.contract.locations import is_object_store
 from apex_ml.contract.pipeline import PipelineSettings
+from apex_ml.services.table_drops import open_table_inbox
 from apex_ml.settings import Settings
 
 
 def open_inbox(settings: Settings, pipeline: PipelineSettings) -> DropInbox:
     """The inbox of a pipeline, without a request to it."""
     url = pipeline.locations.drops
+    if pipeline.drops_are_appends:
+        return open_table_inbox(settings, pipeline)
     if not is_object_store(url):
         return Inbox(pipeline)
     storage = open_objects(pipeline.locations, url)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from apex_ml.adapters.storage.files import digest
+from apex_ml.adapters.storage.local import LocalStorage
 from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.mirror import mirror
-from apex_ml.adapters.storage.stores import open_objects
-from apex_ml.adapters.storage.table_mirror import is_delta, mirror_delta
+from apex_ml.adapters.storage.stores import open_objects, open_storage
+from apex_ml.adapters.storage.table_files import table_format
+from apex_ml.adapters.storage.table_mirror import mirror_delta
+from apex_ml.adapters.storage.table_packages import load_pyiceberg
 from apex_ml.contract.locations import is_object_store
 from apex_ml.contract.pipeline import Locations, PipelineSettings
 from apex_ml.errors import DataError
@@ -26,20 +29,33 @@ def local_raw(settings: Settings, pipeline: PipelineSettings, url: str | None = 
     :class:`~apex_ml.errors.DataError` when no object is there.
     """
     url = url or pipeline.locations.raw
-    if not is_object_store(url):
-        return local_folder(url, PLACE)
-    return copied_raw(settings, pipeline.name, pipeline.locations, url)
+    return copied_raw(settings, pipeline.name, pipeline.locations, url) if is_copied(url) else local_folder(url, PLACE)
+
+
+def is_copied(url: str) -> bool:
+    """Whether the raw files of a location are read from copies: those of a store, and the rows of Iceberg tables."""
+    return is_object_store(url) or table_format(LocalStorage(local_folder(url, PLACE))) == "iceberg"
 
 
 def copied_raw(settings: Settings, name: str, locations: Locations, url: str) -> Path:
-    """The folder of copies of the objects below a URL, for the pipeline of a name. Raises as :func:`local_raw` does."""
-    # no folder of one location is inside of that of another
-    place = f"{url.rstrip('/').rpartition('/')[2]}-{digest(url.rstrip('/'))[:12]}"
-    folder = settings.spool / name / "raw" / place
-    storage = open_objects(locations, url)
-    copy = mirror_delta if is_delta(storage) else mirror
-    if not copy(storage, folder, settings.spool_mb << 20).objects:
+    """The folder of the copies of a location, for the pipeline of a name. Raises as :func:`local_raw` does."""
+    folder, max_bytes = settings.spool / name / "raw" / spool_place(url), settings.spool_mb << 20
+    storage = open_storage(locations, url, PLACE)
+    if (kind := table_format(storage)) == "iceberg":
+        load_pyiceberg(f"{PLACE}={url}: an Iceberg table")
+        from apex_ml.adapters.storage.iceberg_raw import copy_iceberg  # its package is an extra
+
+        copy_iceberg(storage, url.rstrip("/"), folder, max_bytes)
+        return folder
+    objects = open_objects(locations, url)
+    copied = (mirror_delta if kind == "delta" else mirror)(objects, folder, max_bytes)
+    if not copied.objects:
         raise DataError(
             f"{PLACE}={url}: there are no objects below it; put parquet files there, or correct the location"
         )
     return folder
+
+
+def spool_place(url: str) -> str:
+    """The name of the folder of a location's copies; no folder of one location is inside of that of another."""
+    return f"{url.rstrip('/').rpartition('/')[2]}-{digest(url.rstrip('/'))[:12]}"

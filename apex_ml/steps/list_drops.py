@@ -12,7 +12,6 @@ from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.adapters.storage.files import UnreadableError
 from apex_ml.adapters.storage.inboxes import FOLDER_IS_NO_DROP, DropInbox
 from apex_ml.adapters.storage.waiting import Waiting, printable, refuse_unprintable
-from apex_ml.contract.locations import is_object_store
 from apex_ml.errors import DataError
 from apex_ml.services import champion_ledger
 from apex_ml.services.drop_chunks import MAX_BAD, chunks
@@ -79,7 +78,7 @@ def _listed(context: StepContext, inbox: DropInbox) -> tuple[list[str], list[Wai
     except DataError as error:
         raise_bad_drop(context.settings, context.schema, place, str(error), context.run)
         raise
-    if is_object_store(place):
+    if not context.pipeline.has_inbox_folder:
         with transaction(context.settings, context.schema) as session:
             PostgresAlerts(session).resolve([BAD_DROP], [place])
     return folders, settled

@@ -8,11 +8,14 @@ from __future__ import annotations
 from airflow.sdk import Asset, AssetWatcher
 from airflow.triggers.base import BaseEventTrigger
 
-from apex_airflow.inbox import inbox_folder
+from apex_airflow.inbox import inbox_folder, local_path
 from apex_airflow.triggers.drops import DropTrigger
 from apex_airflow.triggers.objects import ObjectTrigger
 from apex_ml.contract.locations import is_object_store
 from apex_ml.contract.pipeline import PipelineSettings
+
+LOG_FOLDERS = {"delta": "_delta_log", "iceberg": "metadata"}
+"""The folder of a table in which each commit leaves a file, by the format of the table."""
 
 
 def champion(pipeline: PipelineSettings) -> Asset:
@@ -39,6 +42,8 @@ def inbox(pipeline: PipelineSettings) -> Asset:
 
 def _trigger(pipeline: PipelineSettings) -> BaseEventTrigger | None:
     scoring, drops = pipeline.options.scoring, pipeline.locations.drops
+    if scoring.source != "files":  # each commit adds files to the folder of the table's own
+        return _folder_trigger(pipeline, f"{drops.rstrip('/')}/{LOG_FOLDERS[scoring.source]}")
     if is_object_store(drops):
         return ObjectTrigger(
             pipeline=pipeline.name,
@@ -49,4 +54,20 @@ def _trigger(pipeline: PipelineSettings) -> BaseEventTrigger | None:
             events=scoring.events,
         )
     folder = inbox_folder(drops)
+    return None if folder is None else DropTrigger(inbox=folder, poll_seconds=scoring.poll_seconds)
+
+
+def _folder_trigger(pipeline: PipelineSettings, place: str) -> BaseEventTrigger | None:
+    """The trigger for new files directly in a folder or below a prefix."""
+    scoring = pipeline.options.scoring
+    if is_object_store(place):
+        return ObjectTrigger(
+            pipeline=pipeline.name,
+            inbox=place,
+            poll_seconds=scoring.poll_seconds,
+            deep=False,
+            ascending=False,
+            events=scoring.events,
+        )
+    folder = local_path(place)
     return None if folder is None else DropTrigger(inbox=folder, poll_seconds=scoring.poll_seconds)

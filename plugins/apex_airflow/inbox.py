@@ -17,10 +17,16 @@ FileStates = dict[str, tuple[int, int]]
 
 def inbox_folder(drops: str) -> str | None:
     """Return the inbox below a folder or URL of drops; None when that is not a local folder."""
-    url = urlparse(drops)
+    folder = local_path(drops)
+    return None if folder is None else os.path.join(folder, "inbox")
+
+
+def local_path(location: str) -> str | None:
+    """Return the folder that a location names; None when that is not a local folder."""
+    url = urlparse(location)
     if url.scheme not in ("", "file"):
         return None
-    return os.path.join(unquote(url.path) if url.scheme else drops, "inbox")
+    return unquote(url.path) if url.scheme else location
 
 
 def list_files(inbox: str) -> FileStates:
@@ -56,8 +62,10 @@ def folders_in_inbox(pipeline: PipelineSettings) -> list[str]:
 def count_waiting(pipeline: PipelineSettings) -> int | None:
     """Return the number of files in the inbox of a pipeline; None when it cannot be listed now.
 
-    None, too, where Apex only reads the bucket: which of its objects wait is in the ledger.
+    None, too, where Apex only reads the bucket or the table: what of it waits is in the ledger.
     """
+    if pipeline.drops_are_appends:
+        return None
     if is_object_store(pipeline.locations.drops):
         return WAITING_OBJECTS.count(pipeline) if pipeline.options.scoring.after == "move" else None
     folder = inbox_folder(pipeline.locations.drops)

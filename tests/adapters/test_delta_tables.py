@@ -19,7 +19,8 @@ from apex_ml.adapters.storage.object_store import ObjectStorage
 from apex_ml.adapters.storage.path_keys import path_keys
 from apex_ml.adapters.storage.raw_folder import RawFiles, raw_files
 from apex_ml.adapters.storage.stores import open_objects
-from apex_ml.adapters.storage.table_mirror import is_delta, mirror_delta
+from apex_ml.adapters.storage.table_files import table_format
+from apex_ml.adapters.storage.table_mirror import mirror_delta
 from apex_ml.contract.pipeline import Locations
 from apex_ml.errors import ConfigError, DataError
 from tests.support.object_servers import ObjectServer
@@ -149,7 +150,7 @@ def test_of_a_table_in_a_store_only_the_files_of_its_version_are_copied(server: 
     write_deltalake(url, rows, mode="append", storage_options=options)
     write_deltalake(url, rows, mode="overwrite", storage_options=options)
     storage = opened(server, url)
-    assert is_delta(storage)
+    assert table_format(storage) == "delta"
     mirror_delta(storage, tmp_path / "t", 1 << 30)
     files = read(tmp_path / "t")
     assert files.tables[""].version == 2 and not files.left_out

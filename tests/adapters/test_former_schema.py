@@ -54,7 +54,7 @@ def content(settings: Settings, tables: list[str], row: str = "t::text") -> dict
     return {table: Apex(settings).sql(query.format(table))[0] for table in tables}
 
 
-NEW = {"drop_objects", "object_listings"}
+NEW = {"drop_objects", "object_listings", "table_positions"}
 """Tables of later migrations."""
 
 

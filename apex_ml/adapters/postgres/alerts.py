@@ -19,6 +19,8 @@ BAD_DROP, UNKNOWN_VALUES = "bad_drop", "unknown_values"
 """Kinds of alerts about one drop: it cannot be scored, or it holds far more unknown values than the training data."""
 CANNOT_SCORE, CHAMPION = "cannot_score", "champion"
 """Kind and subject of the alert that the champion cannot score by the contract in the pipeline's file."""
+TABLE_CHANGED = "table_changed"
+"""Kind of alerts about commits of a table that are no drops, though they changed rows, and about lost commits."""
 DRIFT, QUALITY, DROP_LATE, UNSEEN = "drift", "quality", "drop_late", "unseen"
 MEASURED = (DRIFT, QUALITY, DROP_LATE, UNSEEN)
 """Kinds that every call of monitoring measures again, so that they are never closed manually."""

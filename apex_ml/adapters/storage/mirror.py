@@ -53,7 +53,7 @@ def mirror(
     """
     with map_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked(folder):
         listed = {f.key: f for f in storage.list_all("") if not f.name.startswith(PROBE) and keep(f.key)}
         _refuse(storage, listed, max_bytes)
         record = folder.with_name(f"{folder.name}.json")
@@ -149,7 +149,8 @@ def _read(record: Path) -> Versions:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process changes a folder of copies, and keep others waiting while the block runs."""
     with map_disk_errors(folder), folder.with_name(f"{folder.name}.lock").open("w") as lock:
         flock(lock, LOCK_EX)
         yield

@@ -28,6 +28,9 @@ from apex_ml.core.table_version import TableVersion
 from apex_ml.errors import DataError
 
 STARTED, COMMITTED = "_started_", "_committed_"
+TABLE_RECORD = "_apex_table.json"
+"""File that names the version and the files of a table whose rows were copied into its folder."""
+ICEBERG = "an Iceberg table"
 SINK_LOG, HUDI = "_spark_metadata", ".hoodie"
 _TRANSACTION = re.compile(r"-tid-(\d+)-")
 _BATCH = re.compile(r"(\d+)(\.compact)?")
@@ -56,8 +59,11 @@ def listed_files(
 
     Raises :class:`~apex_ml.errors.DataError` for a table that cannot be read as plain files.
     """
+    if TABLE_RECORD in names:
+        return _copied(folder / TABLE_RECORD, shown)
     if (kind := foreign_format(folder, names, folders)) is not None:
-        raise DataError(not_read(shown, kind, "its log is not read"))
+        why = "only as locations.raw itself" if kind == ICEBERG else "its log is not read"
+        raise DataError(not_read(shown, kind, why))
     if DELTA_LOG in folders and (listed := _delta(folder, shown, columns)) is not None:
         return listed
     if SINK_LOG in folders and (listed := _sink(folder / SINK_LOG, shown)) is not None:
@@ -72,7 +78,7 @@ def foreign_format(folder: Path, names: Collection[str], folders: Collection[str
     if "metadata" in folders:
         inside = [path.name for path in (folder / "metadata").iterdir()]
         if any(name.endswith(".metadata.json") or name == "version-hint.text" for name in inside):
-            return "an Iceberg table"
+            return ICEBERG
     return None
 
 
@@ -140,6 +146,21 @@ def _delta(folder: Path, shown: str, columns: Collection[str]) -> Listed | None:
         lambda files: sorted(table.files.keys() - set(files)),
         complete=True,
         table=table.table,
+    )
+
+
+def _copied(record: Path, shown: str) -> Listed:
+    """The copies of a version of a table."""
+    content = read_object(record, shown, read_text(record, shown))
+    try:
+        table, files = TableVersion.from_dict(content), set(content["files"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(damaged(record, shown, f"not as Apex wrote it: {error}")) from error
+    return Listed(
+        lambda file: None if file in files else f"version {table.version} of the table does not list it",
+        lambda present: sorted(files - set(present)),
+        complete=True,
+        table=table,
     )
 
 

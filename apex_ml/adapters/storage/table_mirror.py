@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apex_ml.adapters.storage.delta_log import DELTA_LOG, is_log_file, read_version
+from apex_ml.adapters.storage.delta_log import DELTA_LOG, commit_version, is_log_file, read_version
 from apex_ml.adapters.storage.mirror import Mirrored, mirror
 from apex_ml.adapters.storage.object_store import ObjectStorage
+from apex_ml.adapters.storage.stores import open_objects
+from apex_ml.contract.pipeline import Locations
 from apex_ml.errors import DataError
-
-
-def is_delta(storage: ObjectStorage) -> bool:
-    """Whether the objects below a prefix are a Delta table, by one request."""
-    return any(is_log_file(file.name) for file in storage.list(f"{DELTA_LOG}/"))
 
 
 def mirror_delta(storage: ObjectStorage, folder: Path, max_bytes: int) -> Mirrored:
@@ -45,3 +42,15 @@ def mirror_delta(storage: ObjectStorage, folder: Path, max_bytes: int) -> Mirror
 def _names(storage: ObjectStorage) -> set[str]:
     """The keys of the log, without the hint at its last checkpoint, which may be newer than this listing."""
     return {file.key for file in storage.list(f"{DELTA_LOG}/") if is_log_file(file.name)}
+
+
+def mirror_delta_log(locations: Locations, url: str, folder: Path, max_bytes: int) -> None:
+    """Make a folder hold the log of a Delta table: its commits, and the newest checkpoint where they begin later."""
+    storage = open_objects(locations, f"{url.rstrip('/')}/{DELTA_LOG}")
+    names = [file.key for file in storage.list_all("") if is_log_file(file.key)]
+    commits = {name for name in names if commit_version(name) is not None}
+    kept = set(commits)
+    if names and f"{0:020d}.json" not in commits:
+        newest = max(set(names) - commits, default="")[:20]
+        kept |= {name for name in names if name.startswith(newest)}
+    mirror(storage, folder / DELTA_LOG, max_bytes, lambda key: key in kept or key.startswith("_sidecars/"))

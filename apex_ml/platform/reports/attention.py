@@ -12,7 +12,6 @@ from rich.text import Text
 from apex_ml.adapters.postgres.alerts import BAD_DROP
 from apex_ml.adapters.postgres.connection import reading
 from apex_ml.adapters.postgres.views import PostgresViews
-from apex_ml.contract.locations import is_object_store
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.platform.airflow_api import IMPATIENT, AirflowApi
 from apex_ml.platform.airflow_state import AirflowState, Finding, pipeline_findings, platform_findings
@@ -33,6 +32,7 @@ REMEDIES = {
     "retrain_late": "{apex} retrain",
     "drop_late": "{apex} score",
     "score_late": "{apex} score",
+    "table_changed": "append the rows that are to be scored; {apex} alerts close ID --reason TEXT",
     "unseen": "repair what the message names, then trigger {pipeline}_monitor",
 }
 """The remedy of an alert, by its kind: ``{apex}`` stands for the command with the pipeline."""
@@ -63,8 +63,10 @@ def show_alerts(settings: Settings, pipeline: Pipeline, console: Console) -> boo
         alerts = PostgresViews(session, pipeline.model_name).open_alerts()
     failed = [row for row in alerts if row["kind"] == BAD_DROP]
     others = [row for row in alerts if row["kind"] != BAD_DROP]
-    url = pipeline.locations.drops
-    folder = open_inbox(settings, pipeline).inbox if is_object_store(url) else inbox(pipeline)
+    folder = inbox(pipeline) if pipeline.has_inbox_folder else open_inbox(settings, pipeline).inbox
+    repair = f"put the repaired file into {folder} under its name"
+    if pipeline.drops_are_appends:
+        repair = f"append the repaired rows to {folder}"
     every_alert = pipeline.command("sql -c 'TABLE open_alerts'")
     if failed:
         rows = [
@@ -73,8 +75,7 @@ def show_alerts(settings: Settings, pipeline: Pipeline, console: Console) -> boo
         ]
         _table(console, f"failed drops: {len(failed)}", ("alert", "drop", "reason", "since, UTC"), rows, every_alert)
         console.print(
-            f"remedy: put the repaired file into {folder} under its name,"
-            f" or {pipeline.command('alerts close ALERT --reason TEXT')}",
+            f"remedy: {repair}, or {pipeline.command('alerts close ALERT --reason TEXT')}",
             markup=False,
             soft_wrap=True,
         )

@@ -16,7 +16,6 @@ from apex_ml.adapters.postgres.views import PostgresViews
 from apex_ml.adapters.storage.drops import Inbox
 from apex_ml.adapters.storage.inboxes import FOLDER_IS_NO_DROP
 from apex_ml.adapters.storage.waiting import printable
-from apex_ml.contract.locations import is_object_store
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ApexError, ConfigError
 from apex_ml.file_names import hidden, is_temporary
@@ -154,7 +153,7 @@ def _online(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
 
 
 def _waiting(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
-    if is_object_store(pipeline.locations.drops):
+    if not pipeline.has_inbox_folder:
         remote = open_inbox(settings, pipeline)
         _show_waiting(settings, pipeline, console, sorted(visible(drop.name) for drop in remote.look()))
         for name in remote.folders()[:SHOWN]:
