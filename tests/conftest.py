@@ -32,6 +32,7 @@ from apex_ml.settings import CODE_ROOT, Settings
 from apex_ml.simulate.files import write_parts
 from apex_ml.simulate.generate import simulate_orders
 from apex_ml.simulate.process import load_process
+from tests.support.google_store import google_front
 from tests.support.object_servers import ObjectServer, moto_server, rclone_server
 from tests.support.schema import SCHEMA
 from tests.support.throwaway_home import SESSION_FOLDER, PlainDatabase, free_ports, open_folder, plain_postgres
@@ -282,6 +283,13 @@ def home(tmp_path: Path) -> Callable[..., Settings]:
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
     """A server of S3 that honours conditional puts."""
     with moto_server(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def google(moto: ObjectServer) -> Iterator[ObjectServer]:
+    """Google's interface in front of a server of S3."""
+    with google_front(moto) as server:
         yield server
 
 

@@ -86,6 +86,9 @@ class StoreOptions(ContractPart):
             config["copy_if_not_exists"] = "multipart"
             if self.region:
                 config["region"] = self.region
+        if scheme_of(url) == "az" and "@" in (place := urlsplit(url).netloc):
+            # else the account of the login would replace that of the URL
+            config["azure_storage_account_name"] = place.rpartition("@")[2].partition(".")[0]
         return config
 
 

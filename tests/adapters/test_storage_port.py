@@ -9,19 +9,23 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
+import boto3
 import pytest
+from obstore.store import AzureStore, MemoryStore
 
 from apex_ml.adapters.storage import stores
 from apex_ml.adapters.storage.local import LocalStorage
 from apex_ml.adapters.storage.object_store import ObjectStorage
 from apex_ml.adapters.storage.storage import Storage
 from apex_ml.adapters.storage.stores import LOGINS, open_objects
+from apex_ml.contract.locations import StoreOptions
 from apex_ml.contract.pipeline import Locations
 from apex_ml.errors import ConfigError, DataError, TransientError
 from tests.support.object_servers import ObjectServer, moto_server
 
-IMPLEMENTATIONS = ("folder", "moto", "rclone")
-"""A folder; a server of S3 that honours conditional puts; one that ignores them."""
+IMPLEMENTATIONS = ("folder", "moto", "rclone", "google", "memory")
+"""A folder; a server of S3 that honours conditional puts; one that ignores them; Google's interface in front of the
+first; the store in memory of obstore."""
 BYTES = b"PAR1" + bytes(range(256)) * 5000
 
 
@@ -29,6 +33,8 @@ BYTES = b"PAR1" + bytes(range(256)) * 5000
 def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     if request.param == "folder":
         return LocalStorage(tmp_path / "root")
+    if request.param == "memory":
+        return ObjectStorage(MemoryStore(), "memory://")
     server: ObjectServer = request.getfixturevalue(request.param)
     return objects_of(server, monkeypatch)
 
@@ -37,7 +43,7 @@ def objects_of(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectS
     """A prefix of its own in the server's bucket."""
     for name, value in server.login.items():
         monkeypatch.setenv(name, value)
-    url = f"s3://{server.bucket}/{uuid.uuid4().hex}"
+    url = server.url
     return open_objects(Locations(url, url, url, {url: server.store_options()}), url)
 
 
@@ -205,6 +211,43 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
 # object stores alone
 
 
+@pytest.mark.parametrize("kind", ["moto", "google", "memory"])
+def test_a_large_file_is_uploaded_in_parts(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = b"0123456789abcdef" * (1 << 20)
+    (tmp_path / "large").write_bytes(content)
+    storage = ObjectStorage(MemoryStore(), "memory://")
+    if kind != "memory":
+        storage = objects_of(request.getfixturevalue(kind), monkeypatch)
+    for _ in range(2):  # the second replaces the first
+        storage.put_file("a/large", tmp_path / "large")
+    assert storage.stat("a/large").size == len(content) and read(storage, "a/large") == content
+
+
+@pytest.mark.parametrize("kind", ["moto", "google"])
+def test_the_state_of_an_object_is_the_same_in_every_answer(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers about one object hold its version, and listings do not, as of a bucket that keeps versions."""
+    server: ObjectServer = request.getfixturevalue(kind)
+    if kind == "moto":
+        bucket = f"versions-{uuid.uuid4().hex[:8]}"
+        with server.logged_in():
+            store = boto3.client("s3")
+            store.create_bucket(Bucket=bucket)
+            store.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+        server = replace(server, bucket=bucket)
+    storage = objects_of(server, monkeypatch)
+    storage.put("inbox/a", b"one")
+    storage.put("inbox/a", b"two")
+    (listed,) = storage.list("inbox/")
+    (deep,) = storage.list_all("inbox/")
+    with storage.read("inbox/a") as (opened, _):
+        assert listed == deep == opened == storage.stat("inbox/a")
+    assert storage.move("inbox/a", "done/a", expected=listed) and read(storage, "done/a") == b"two"
+
+
 def test_a_server_that_ignores_conditional_puts_is_noticed(
     moto: ObjectServer, rclone: ObjectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +330,53 @@ def test_a_login_in_the_env_file_is_used_and_the_environment_wins(
 def objects_of_same(storage: ObjectStorage, server: ObjectServer) -> ObjectStorage:
     url = storage.url
     return open_objects(Locations(url, url, url, {url: server.store_options()}), url)
+
+
+@pytest.mark.parametrize(
+    ("url", "prefix", "account"),
+    [
+        ("az://lake/claims/drops", "claims/drops", "of-env"),
+        ("azure://lake/claims", "claims", "of-env"),
+        ("abfs://lake/claims", "claims", "of-env"),
+        ("abfss://lake@mine.dfs.core.windows.net/claims/drops", "claims/drops", "mine"),
+        ("abfs://lake@mine.dfs.core.windows.net/claims", "claims", "mine"),
+    ],
+)
+@pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:10000/of-env"])
+def test_a_location_of_azure_is_opened_by_its_container_and_account(
+    url: str, prefix: str, account: str, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in LOGINS["az"]:
+        monkeypatch.delenv(name, raising=False)
+    login = {"AZURE_STORAGE_ACCOUNT_NAME": "of-env", "AZURE_STORAGE_ACCOUNT_KEY": "eA=="}
+    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in login.items()))
+    options = {url: StoreOptions(endpoint=endpoint)}
+    store = open_objects(Locations(url, url, url, options, tmp_path / ".env"), url).store
+    assert isinstance(store, AzureStore) and store.prefix == prefix
+    assert (store.config.get("container_name"), store.config.get("account_name")) == ("lake", account)
+    assert store.config.get("account_key") == "eA==" and store.config.get("endpoint", "") == endpoint
+
+
+@pytest.mark.parametrize(
+    ("login", "key"),
+    [
+        ({"AZURE_STORAGE_SAS_TOKEN": "sv=2024&sig=x"}, "sas_key"),
+        (
+            {"AZURE_CLIENT_ID": "a", "AZURE_CLIENT_SECRET": "b", "AZURE_TENANT_ID": "c"},
+            "client_secret",
+        ),
+    ],
+)
+def test_every_login_of_azure_is_passed_on(
+    login: dict[str, str], key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in LOGINS["az"]:
+        monkeypatch.delenv(name, raising=False)
+    lines = {"AZURE_STORAGE_ACCOUNT_NAME": "mine"} | login
+    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
+    url = "az://lake/claims"
+    store = open_objects(Locations(url, url, url, {}, tmp_path / ".env"), url).store
+    assert isinstance(store, AzureStore) and key in store.config
 
 
 def test_logins_of_several_clouds_in_one_file_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, timedelta
@@ -41,12 +40,18 @@ Machine = Callable[[str], Apex]
 
 @pytest.fixture
 def machine(
-    moto: ObjectServer, raw: Path, databases: Any, mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    raw: Path,
+    databases: Any,
+    mlflow_server: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Machine:
     """Homes of machines that share a bucket, a database and MLflow."""
-    for name, value in moto.environment.items():
+    server: ObjectServer = request.getfixturevalue(getattr(request, "param", "moto"))
+    for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    place = f"s3://{moto.bucket}/{uuid.uuid4().hex}"
+    place = server.url
     shared = databases.migrated()
     storage = None
 
@@ -207,6 +212,7 @@ def test_the_rows_of_a_failed_validation_are_in_the_store(machine: Machine) -> N
     assert "manifests/validate.failed/night.json" in keys(apex) and "manifests/validate/night.json" not in keys(apex)
 
 
+@pytest.mark.parametrize("machine", ["moto", "google"], indirect=True)
 def test_old_runs_are_removed_from_the_store_and_from_this_machine(
     machine: Machine, written: Apex, contract: Contract
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -24,7 +25,8 @@ from apex_ml.contract.locations import StoreOptions
 from tests.support.apex_home import Apex
 
 KEY, SECRET = "APEXTESTKEY", "apex-test-secret"
-"""The login of the servers."""
+"""The login of the servers of S3."""
+GOOGLE_KEY = ("client_email", "private_key", "private_key_id")
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,25 @@ class ObjectServer:
     name: str
     endpoint: str
     bucket: str
+    scheme: str = "s3"
+
+    @property
+    def url(self) -> str:
+        """A new prefix of the bucket."""
+        return f"{self.scheme}://{self.bucket}/{uuid.uuid4().hex}"
 
     @property
     def login(self) -> dict[str, str]:
+        if self.scheme == "gs":  # the key of a service account, which names the server
+            key = {"gcs_base_url": self.endpoint, "disable_oauth": True}
+            return {"GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(key | dict.fromkeys(GOOGLE_KEY, ""))}
         return {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
 
     @property
     def environment(self) -> dict[str, str]:
         """Variables with which every program reaches the server, without options in a pipeline's file."""
+        if self.scheme == "gs":
+            return self.login
         return {
             **self.login,
             "AWS_ENDPOINT_URL": self.endpoint,
@@ -88,6 +101,8 @@ class ObjectServer:
 
     def options(self) -> dict[str, object]:
         """What a pipeline's file says about the store."""
+        if self.scheme == "gs":
+            return {"endpoint": self.endpoint}
         return {"endpoint": self.endpoint, "region": "us-east-1", "path_style": True}
 
 
@@ -95,7 +110,7 @@ def in_object_store(apex: Apex, server: ObjectServer, monkeypatch: pytest.Monkey
     """The home with its drops below a new prefix of the server's bucket."""
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    return apex.but(drops_url=f"s3://{server.bucket}/{uuid.uuid4().hex}", **changes)
+    return apex.but(drops_url=server.url, **changes)
 
 
 def free_port() -> int:

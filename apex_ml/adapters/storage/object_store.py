@@ -231,6 +231,7 @@ class _Stream(io.RawIOBase):
 
 def _stored(meta: ObjectMeta) -> StoredFile:
     changed = int(meta["last_modified"].timestamp() * 1_000_000) * 1000
-    # some servers write the quotes of an etag in a listing, others do not
-    version = meta["version"] or (meta["e_tag"] or "").strip('"') or f"{changed:x}-{meta['size']:x}"
+    # only answers about one object hold the version that a bucket keeps. Some servers write the quotes of an etag in a
+    # listing, others do not
+    version = (meta["e_tag"] or "").strip('"') or meta["version"] or f"{changed:x}-{meta['size']:x}"
     return StoredFile(meta["path"], meta["size"], version, changed, changed)
