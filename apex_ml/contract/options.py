@@ -6,6 +6,7 @@ Airflow reads these sections alone, so this module imports neither Arrow nor a p
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -150,6 +151,18 @@ class Schedule(ContractPart):
     )
 
 
+FolderCompletion = Literal["marker", "manifest", "quiet", "never"]
+
+
+@dataclass(frozen=True)
+class FolderRule:
+    """When a folder in an inbox is a complete drop: see the keys of the same names of :class:`Scoring`."""
+
+    complete: FolderCompletion
+    file: str = "_SUCCESS"
+    quiet_seconds: float = 60.0
+
+
 class Scoring(ContractPart):
     """How drops are noticed and scored."""
 
@@ -198,6 +211,28 @@ class Scoring(ContractPart):
         description="Of a table, the first version (Delta) or snapshot (Iceberg) whose appends are drops; 0: all that"
         " the table still knows. Empty: those after the version at the first look.",
     )
+    folder_complete: FolderCompletion | None = Field(
+        None,
+        exclude_if=lambda complete: complete is None,
+        description="A folder in the inbox, such as the output of Spark, is a complete drop when folder_file is in it"
+        " (marker), when every file that folder_file lists is (manifest), when nothing in it has changed for"
+        " folder_quiet_seconds (quiet), or never. Empty: marker, or with after: keep never, where each object is a"
+        " drop.",
+    )
+    folder_file: str = Field(
+        "_SUCCESS",
+        pattern=r"^[^/]+$",
+        exclude_if=lambda name: name == "_SUCCESS",
+        description="Name of the marker or manifest in a folder. A manifest is a JSON list of paths, what Redshift"
+        " writes, or text with one path a line.",
+    )
+    folder_quiet_seconds: float = Field(
+        60.0,
+        gt=0,
+        le=MAX_MINUTES * 60,
+        exclude_if=lambda seconds: seconds == 60,
+        description="Time without a change after which a folder is complete with folder_complete: quiet, in seconds.",
+    )
     chunk_drops: int = Field(1000, ge=1, description="Maximum number of drops in one mapped task of the scoring DAG.")
     chunk_mb: int = Field(
         256, ge=1, description="Maximum size of the drops in one mapped task of the scoring DAG, in MB."
@@ -210,6 +245,11 @@ class Scoring(ContractPart):
         if self.source != "files" and self.ascending_keys:
             raise ContradictionError([(("ascending_keys",), f"is about files, not about source: {self.source}")])
         return self
+
+    def folder_rule(self, *, kept: bool) -> FolderRule:
+        """When a folder is a drop, in an inbox whose drops are moved, or `kept` where they are."""
+        complete = self.folder_complete or ("never" if kept else "marker")
+        return FolderRule(complete, self.folder_file, self.folder_quiet_seconds)
 
 
 class StepOptions(ContractPart):

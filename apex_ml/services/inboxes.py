@@ -43,9 +43,9 @@ class _Ledger(ObjectLedger):
         with transaction(self._settings, self._schema) as session:
             return PostgresDropObjects(session).known(places)
 
-    def note(self, place: str, file: StoredFile, sha256: str) -> None:
+    def note(self, places: Sequence[tuple[str, StoredFile]], sha256: str) -> None:
         with transaction(self._settings, self._schema) as session:
-            PostgresDropObjects(session).note(place, file, sha256)
+            PostgresDropObjects(session).note(places, sha256)
 
     def mark(self, place: str) -> tuple[str, datetime] | None:
         with transaction(self._settings, self._schema) as session:

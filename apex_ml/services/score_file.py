@@ -93,11 +93,11 @@ def score_file(
     `again` is a drop that is scored again on purpose.
     """
     started_at, start = scorer.context.settings.now(), time.monotonic()
-    path, drop, sha256 = file.path, file.drop, file.sha256
+    drop, sha256 = file.drop, file.sha256
     # names of the content: DuckDB may cache what it read of a file by its name
     accepted, quarantined = (tools.scratch / f"{sha256}-{kind}.parquet" for kind in ("accepted", "quarantined"))
     try:
-        report = _check(scorer, tools, path, accepted, quarantined, sha256)
+        report = _check(scorer, tools, file, accepted, quarantined)
         checked = time.monotonic()
         query = features_query(tools.con, scorer, report.query, drop.name)
         with tools.begin() as session:
@@ -108,7 +108,7 @@ def score_file(
             run_id = take_run_id(tools.ledger, report.rows)
             tally = _write_rows(scorer, tools, session, report, query, run_id, started_at, drop.name)
             if report.quarantined:
-                rows = pq.read_table(quarantined).to_batches()
+                rows = _quarantined_rows(report, quarantined).to_batches()
                 PostgresQuarantine(session).keep("drop", sha256, drop.name, rows)
             reach("score_written")
             times = ScoringTimes(started_at, start, checked, time.monotonic())
@@ -127,14 +127,12 @@ def score_file(
         quarantined.unlink(missing_ok=True)
 
 
-def _check(
-    scorer: Scorer, tools: ScoringTools, path: Path, accepted: Path, quarantined: Path, sha256: str
-) -> FileReport:
+def _check(scorer: Scorer, tools: ScoringTools, file: FetchedDrop, accepted: Path, quarantined: Path) -> FileReport:
     """Run the row checks; refuse a drop with too many bad rows."""
     contract = scorer.context.contract
     report = check_file(
         tools.con,
-        path,
+        file.path,
         contract,
         "score",
         as_of=None,
@@ -142,9 +140,10 @@ def _check(
         quarantined=quarantined,
         with_row_nr=True,
         copy=False,
+        parts=file.parts,
     )
     log_report(report, "score")
-    lists_them = select_drop_quarantine(scorer.context.schema, sha256)
+    lists_them = select_drop_quarantine(scorer.context.schema, file.sha256)
     _refuse(
         report, contract, quarantined, scorer.context.pipeline.options.validation.quarantine_rows_in_sql, lists_them
     )
@@ -227,7 +226,7 @@ def _refuse(report: FileReport, contract: Contract, quarantined: Path, max_kept:
     if report.rows and report.quarantined > limit * report.rows:
         most = sorted(report.reasons.items(), key=lambda i: -i[1])[:3]
         top = "; ".join(f"{counted(n, 'row')}: {report.with_examples(reason)}" for reason, n in most)
-        bad_rows = pq.read_table(quarantined).slice(0, max_kept)
+        bad_rows = _quarantined_rows(report, quarantined).slice(0, max_kept)
         raise RefusedError(
             f"{visible(report.name)}: {report.quarantined} of {report.rows} rows break the contract, more than the"
             f" limit of {limit:.0%}: {top}; correct them where the file is written and deliver it again;"
@@ -236,6 +235,11 @@ def _refuse(report: FileReport, contract: Contract, quarantined: Path, max_kept:
             report.quarantined,
             bad_rows,
         )
+
+
+def _quarantined_rows(report: FileReport, quarantined: Path) -> pa.Table:
+    rows = pq.read_table(quarantined)
+    return rows if report.places is None else report.places.add_to(rows)
 
 
 def _observed(con: engine.StrictConnection, contract: Contract, accepted: str, run_id: int) -> pa.Table:

@@ -10,7 +10,7 @@ from apex_ml.adapters.mlflow.registry import Registry
 from apex_ml.adapters.postgres.alerts import BAD_DROP, PostgresAlerts, raise_bad_drop
 from apex_ml.adapters.postgres.connection import transaction
 from apex_ml.adapters.storage.files import UnreadableError
-from apex_ml.adapters.storage.inboxes import FOLDER_IS_NO_DROP, DropInbox
+from apex_ml.adapters.storage.inboxes import DropInbox
 from apex_ml.adapters.storage.waiting import Waiting, printable, refuse_unprintable
 from apex_ml.errors import DataError
 from apex_ml.services import champion_ledger
@@ -35,8 +35,8 @@ def list_drops(context: StepContext) -> ListDropsResult:
     inbox = open_inbox(context.settings, context.pipeline)
     inbox.prepare()
     folders, settled = _listed(context, inbox)
-    for name in folders:
-        logger.warning("folder_in_inbox name=%s reason=%s", name, FOLDER_IS_NO_DROP)
+    for name, why in folders.items():
+        logger.warning("folder_in_inbox name=%s reason=%s", name, why)
     bad: list[BadDrop] = []
     unfinished: list[str] = []
     waiting = []
@@ -54,11 +54,11 @@ def list_drops(context: StepContext) -> ListDropsResult:
         chunks=(),
         bad=tuple(bad),
         unfinished=tuple(unfinished[:MAX_BAD]),
-        folders=tuple(folders[:MAX_BAD]),
+        folders=tuple(folders)[:MAX_BAD],
     )
     send_outbox(context.settings, context.pipeline.name)  # runs that could not be sent when they were scored
     if not waiting:
-        reasons = [*unfinished, *(f"{name} {FOLDER_IS_NO_DROP}" for name in folders)]
+        reasons = [*unfinished, *(f"{name} {why}" for name, why in folders.items())]
         return _without_chunks(result, "; ".join(reasons[:3]) or "no drops are waiting")
     registry = Registry(context.settings, context.model_name)
     if champion_ledger.resolve(context.settings, context.schema, registry) is None:
@@ -69,11 +69,13 @@ def list_drops(context: StepContext) -> ListDropsResult:
     return replace(result, chunks=chunks(waiting, scoring.chunk_drops, scoring.chunk_mb * 2**20))
 
 
-def _listed(context: StepContext, inbox: DropInbox) -> tuple[list[str], list[Waiting]]:
-    """The folders and the drops of the inbox. While a key prevents it from being listed, an alert says so."""
+def _listed(context: StepContext, inbox: DropInbox) -> tuple[dict[str, str], list[Waiting]]:
+    """The folders that are no complete drops, with the reasons, and the drops of the inbox.
+
+    While a key prevents it from being listed, an alert says so."""
     place = str(inbox.inbox)
     try:
-        folders = [visible(printable(name)) for name in inbox.folders()]
+        folders = {visible(printable(name)): why for name, why in inbox.folders().items()}
         settled = inbox.settled()
     except DataError as error:
         raise_bad_drop(context.settings, context.schema, place, str(error), context.run)

@@ -5,6 +5,8 @@ Declaring an asset a second time without its watcher makes Airflow drop and rest
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from airflow.sdk import Asset, AssetWatcher
 from airflow.triggers.base import BaseEventTrigger
 
@@ -12,10 +14,13 @@ from apex_airflow.inbox import inbox_folder, local_path
 from apex_airflow.triggers.drops import DropTrigger
 from apex_airflow.triggers.objects import ObjectTrigger
 from apex_ml.contract.locations import is_object_store
+from apex_ml.contract.options import FolderRule
 from apex_ml.contract.pipeline import PipelineSettings
 
 LOG_FOLDERS = {"delta": "_delta_log", "iceberg": "metadata"}
 """The folder of a table in which each commit leaves a file, by the format of the table."""
+
+NO_FOLDERS = asdict(FolderRule("never"))
 
 
 def champion(pipeline: PipelineSettings) -> Asset:
@@ -44,17 +49,20 @@ def _trigger(pipeline: PipelineSettings) -> BaseEventTrigger | None:
     scoring, drops = pipeline.options.scoring, pipeline.locations.drops
     if scoring.source != "files":  # each commit adds files to the folder of the table's own
         return _folder_trigger(pipeline, f"{drops.rstrip('/')}/{LOG_FOLDERS[scoring.source]}")
+    rule = scoring.folder_rule(kept=is_object_store(drops) and scoring.after == "keep")
+    folders = asdict(rule)
     if is_object_store(drops):
         return ObjectTrigger(
             pipeline=pipeline.name,
             inbox=drops if scoring.after == "keep" else f"{drops.rstrip('/')}/inbox",
             poll_seconds=scoring.poll_seconds,
-            deep=scoring.after == "keep",
+            deep=scoring.after == "keep" or rule.complete != "never",
             ascending=scoring.ascending_keys,
             events=scoring.events,
+            folders=folders,
         )
     folder = inbox_folder(drops)
-    return None if folder is None else DropTrigger(inbox=folder, poll_seconds=scoring.poll_seconds)
+    return None if folder is None else DropTrigger(folder, scoring.poll_seconds, folders)
 
 
 def _folder_trigger(pipeline: PipelineSettings, place: str) -> BaseEventTrigger | None:
@@ -67,7 +75,8 @@ def _folder_trigger(pipeline: PipelineSettings, place: str) -> BaseEventTrigger 
             poll_seconds=scoring.poll_seconds,
             deep=False,
             ascending=False,
+            folders=NO_FOLDERS,
             events=scoring.events,
         )
     folder = local_path(place)
-    return None if folder is None else DropTrigger(inbox=folder, poll_seconds=scoring.poll_seconds)
+    return None if folder is None else DropTrigger(folder, scoring.poll_seconds, NO_FOLDERS)

@@ -1,15 +1,18 @@
-"""The inbox for Airflow's processes: its path, and the files in it that can be drops."""
+"""The inbox for Airflow's processes: its path, and the files and folders in it that can be drops."""
 
 from __future__ import annotations
 
 import os
 import stat
+import time
 from urllib.parse import unquote, urlparse
 
 from apex_airflow.waiting_objects import WAITING_OBJECTS
 from apex_ml.contract.locations import is_object_store
+from apex_ml.contract.options import FolderRule
 from apex_ml.contract.pipeline import PipelineSettings
 from apex_ml.file_names import hidden
+from apex_ml.folder_rule import files_in, why_incomplete
 
 FileStates = dict[str, tuple[int, int]]
 """File name to (bytes, mtime in ns)."""
@@ -29,38 +32,28 @@ def local_path(location: str) -> str | None:
     return unquote(url.path) if url.scheme else location
 
 
-def list_files(inbox: str) -> FileStates:
-    """Return size and mtime of every file in the inbox that can be a drop, by name; folders are left out.
+def list_files(inbox: str, rule: FolderRule) -> FileStates:
+    """Return size and mtime of every file and complete folder in the inbox that can be a drop, by name.
 
-    A file that cannot be read is included: scoring reports and quarantines it.
+    A file that cannot be read is included: scoring reports and quarantines it. The size of a folder is that of its
+    files, and its mtime is the newest of theirs.
     """
-    files: FileStates = {}
-    with os.scandir(inbox) as entries:
-        for entry in entries:
-            if hidden(entry.name):
-                continue
-            try:
-                status = _stat(entry)
-            except FileNotFoundError:  # it was moved to done/ after the listing
-                continue
-            if not stat.S_ISDIR(status.st_mode):
-                files[entry.name] = (status.st_size, status.st_mtime_ns)
-    return dict(sorted(files.items()))
+    drops, _ = _list(inbox, rule)
+    return dict(sorted(drops.items()))
 
 
 def folders_in_inbox(pipeline: PipelineSettings) -> list[str]:
-    """Return the visible folders in the inbox of a pipeline, which are no drops."""
+    """Return the visible folders in the inbox of a pipeline that are no complete drops."""
     folder = inbox_folder(pipeline.locations.drops)
     try:
-        with os.scandir(folder or "") as entries:
-            names = [entry.name for entry in entries if not hidden(entry.name) and entry.is_dir()]
+        _, folders = _list(folder or "", _rule(pipeline))
     except OSError:  # there is no such folder, or it cannot be listed
         return []
-    return sorted(os.fsencode(name).decode("utf-8", "replace") for name in names)
+    return sorted(os.fsencode(name).decode("utf-8", "replace") for name in folders)
 
 
 def count_waiting(pipeline: PipelineSettings) -> int | None:
-    """Return the number of files in the inbox of a pipeline; None when it cannot be listed now.
+    """Return the number of drops in the inbox of a pipeline; None when it cannot be listed now.
 
     None, too, where Apex only reads the bucket or the table: what of it waits is in the ledger.
     """
@@ -72,11 +65,50 @@ def count_waiting(pipeline: PipelineSettings) -> int | None:
     if folder is None:
         return None
     try:
-        return len(list_files(folder))
+        return len(list_files(folder, _rule(pipeline)))
     except FileNotFoundError:
         return 0
     except OSError:
         return None
+
+
+def _rule(pipeline: PipelineSettings) -> FolderRule:
+    return pipeline.options.scoring.folder_rule(kept=False)
+
+
+def _list(inbox: str, rule: FolderRule) -> tuple[FileStates, list[str]]:
+    """The drops, and the folders that are no complete ones."""
+    drops: FileStates = {}
+    others: list[str] = []
+    with os.scandir(inbox) as entries:
+        for entry in entries:
+            if hidden(entry.name):
+                continue
+            try:
+                status = _stat(entry)
+            except FileNotFoundError:  # it was moved to done/ after the listing
+                continue
+            if not stat.S_ISDIR(status.st_mode):
+                drops[entry.name] = (status.st_size, status.st_mtime_ns)
+            elif (state := _folder(entry, rule)) is not None:
+                drops[entry.name] = state
+            else:
+                others.append(entry.name)
+    return drops, others
+
+
+def _folder(entry: os.DirEntry[str], rule: FolderRule) -> tuple[int, int] | None:
+    """Size and mtime of a folder that is a drop; None for another one."""
+    if entry.is_symlink() or rule.complete == "never":
+        return None
+    try:
+        files = files_in(entry.path)
+    except OSError:  # it went away, or cannot be read
+        return None
+    changed = max((file.arrived_ns for file in files.values()), default=0) / 1e9
+    if why_incomplete(rule, files, changed, time.time()) is not None:
+        return None
+    return sum(file.size for file in files.values()), max(file.modified_ns for file in files.values())
 
 
 def _stat(entry: os.DirEntry[str]) -> os.stat_result:

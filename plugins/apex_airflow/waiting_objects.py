@@ -25,7 +25,7 @@ class _Count:
 
 
 class WaitingObjects:
-    """The number of objects below ``inbox/`` by location. A store that does not answer has None."""
+    """The number of drops below ``inbox/`` by location. A store that does not answer has None."""
 
     def __init__(self) -> None:
         self._counts: dict[str, _Count] = {}
@@ -56,7 +56,15 @@ def _list(pipeline: PipelineSettings) -> int | None:
 
     try:
         storage = open_objects(pipeline.locations, pipeline.locations.drops)
-        return sum(not hidden(file.name) for file in storage.list("inbox/"))
+        rule = pipeline.options.scoring.folder_rule(kept=False)
+        if rule.complete == "never":
+            return sum(not hidden(file.name) for file in storage.list("inbox/"))
+        keys = [file.key.removeprefix("inbox/") for file in storage.list_all("inbox/")]
+        inside = {key for key in keys if "/" in key and not hidden(key.partition("/")[0])}
+        folders = {key.partition("/")[0] for key in inside}
+        if rule.complete != "quiet":
+            folders = {name for name in folders if f"{name}/{rule.file}" in inside}
+        return len(folders) + sum("/" not in key and not hidden(key) for key in keys)
     except (ApexError, FileNotFoundError):
         return None
 

@@ -19,12 +19,13 @@ from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 from tests.support import watching
 
+FOLDERS = {"complete": "marker", "file": "_SUCCESS", "quiet_seconds": 60}
 POLL = 0.05
 
 
 def watch(folder: Path, *acts: Callable[[], Any]) -> list[list[str]]:
     """The names announced after each act, and eight looks."""
-    return watching.watch(DropTrigger(inbox=str(folder), poll_seconds=POLL), POLL * 8, *acts)
+    return watching.watch(DropTrigger(str(folder), POLL, FOLDERS), POLL * 8, *acts)
 
 
 def test_each_settled_file_emits_one_event(tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_the_trigger_and_the_inbox_see_the_same_names(tmp_path: Path) -> None:
     names += ["~$orders.parquet", ".hidden", "_SUCCESS", "~orders.parquet", "apart"]
     for name in names:
         (inbox_of_scoring.inbox / name).write_bytes(b"1")
-    result = list(list_files(str(inbox_of_scoring.inbox)))
+    result = list(list_files(str(inbox_of_scoring.inbox), inbox_of_scoring.folder_rule))
     assert result == sorted(drop.name for drop in inbox_of_scoring.look())
     assert result == ["A.PARQUET", "a.parquet", "apart", "no suffix", "part-0.parquet", "~orders.parquet"]
 
@@ -80,7 +81,7 @@ def test_an_unreadable_file_emits_an_event_and_hides_no_other(tmp_path: Path) ->
 
 def test_a_growing_file_waits_until_it_has_settled(tmp_path: Path) -> None:
     async def scene() -> tuple[bool, bool]:
-        trigger = DropTrigger(inbox=str(tmp_path), poll_seconds=POLL)
+        trigger = DropTrigger(str(tmp_path), POLL, FOLDERS)
         received: list[Any] = []
 
         async def listen() -> None:
@@ -105,7 +106,7 @@ def test_many_files_make_one_bounded_event(tmp_path: Path) -> None:
         (tmp_path / f"{number:03}.parquet").write_bytes(b"1")
 
     async def first() -> Any:
-        return (await anext(DropTrigger(inbox=str(tmp_path), poll_seconds=POLL).run())).payload
+        return (await anext(DropTrigger(str(tmp_path), POLL, FOLDERS).run())).payload
 
     payload = asyncio.run(asyncio.wait_for(first(), 10))
     assert payload["count"] == 300 and payload["files"][0] == "000.parquet" and len(payload["files"]) == 20
@@ -125,7 +126,7 @@ def test_the_trigger_logs_a_missing_inbox_once_and_waits(tmp_path: Path, capfd: 
 
 
 def test_the_trigger_can_be_created_from_its_serialization(tmp_path: Path) -> None:
-    path, kwargs = DropTrigger(inbox=str(tmp_path), poll_seconds=1.5).serialize()
+    path, kwargs = DropTrigger(str(tmp_path), 1.5, FOLDERS).serialize()
     assert path == "apex_airflow.triggers.drops.DropTrigger"
     assert DropTrigger(**kwargs).serialize() == (path, kwargs)
 
@@ -139,7 +140,8 @@ def test_the_assets(tmp_path: Path) -> None:
         ("orders_champion", []),
         ("orders_scored", []),
     ]
-    assert trigger.serialize()[1] == {"inbox": str(tmp_path / "data" / "orders" / "drops" / "inbox"), "poll_seconds": 3}
+    folder = str(tmp_path / "data" / "orders" / "drops" / "inbox")
+    assert trigger.serialize()[1] == {"inbox": folder, "poll_seconds": 3, "folders": FOLDERS}
     remote = inbox(load_pipeline(Settings.load(home=tmp_path, locations__drops="s3://bucket/drops")))
     assert remote.watchers[0].trigger.serialize()[1]["inbox"] == "s3://bucket/drops/inbox"
     assert not inbox(load_pipeline(Settings.load(home=tmp_path, locations__drops="ftp://bucket/drops"))).watchers

@@ -33,9 +33,13 @@ def prefix(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectStora
     return open_objects(Locations(url, url, url), url)
 
 
-def watch(url: str, *acts: Callable[[], Any], deep: bool = False, ascending: bool = False) -> list[list[str]]:
+def watch(
+    url: str, *acts: Callable[[], Any], deep: bool = False, ascending: bool = False, folders: Any = None
+) -> list[list[str]]:
     """The keys announced after each act, and some looks."""
-    return watching.watch(ObjectTrigger("orders", url, POLL, deep, ascending), POLL * 20, *acts)
+    return watching.watch(
+        ObjectTrigger("orders", url, POLL, deep, ascending, folders or {"complete": "never"}), POLL * 20, *acts
+    )
 
 
 def test_each_version_of_an_object_emits_one_event(moto: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +79,6 @@ def test_a_store_that_does_not_answer_is_logged_once_and_asked_again(
 
 
 def test_the_trigger_can_be_created_from_its_serialization() -> None:
-    path, kwargs = ObjectTrigger("orders", "s3://b/drops/inbox", 1.5, True, False).serialize()
+    path, kwargs = ObjectTrigger("orders", "s3://b/drops/inbox", 1.5, True, False, {"complete": "marker"}).serialize()
     assert path == "apex_airflow.triggers.objects.ObjectTrigger"
     assert ObjectTrigger(**kwargs).serialize() == (path, kwargs)

@@ -269,7 +269,7 @@ def test_waiting_drops_are_counted(empty: Settings, visit: Open) -> None:
         (inbox / name).mkdir()
     text = visit(empty).get("/orders").text
     assert "<dt>drops waiting</dt><dd>2</dd>" in text
-    assert "<dt>folders in the inbox, no drops</dt><dd>&lt;b&gt;, spark.parquet</dd>" in text
+    assert "<dt>folders in the inbox that are no complete drops</dt><dd>&lt;b&gt;, spark.parquet</dd>" in text
 
 
 def test_without_postgres_the_page_says_so(home: Any, visit: Open) -> None:

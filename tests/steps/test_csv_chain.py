@@ -85,3 +85,28 @@ def test_raw_files_and_drops_of_csv(home: Apex, moto: ObjectServer, monkeypatch:
     there = home.but(locations__drops=f"s3://{moto.bucket}/{uuid.uuid4().hex}")
     there.deliver("there.csv.gz", gzip.compress(write_csv(home.inbox.parent / "there.csv", _drop(70, 11)).read_bytes()))
     assert score(there.context("there"), ["there.csv.gz"]).rows_scored == 70
+
+
+def test_a_folder_of_csv_is_one_drop_and_its_lines_are_those_of_its_files(home: Apex) -> None:
+    context = home.context("first")
+    validate(context, raw=None, as_of=None, force=False)
+    elt(context)
+    split(context, strategy="temporal")
+    trained = home.call("train", "--run", "first")
+    assert trained.code == 0, trained.err
+    promote(context, who="test")
+    folder = home.inbox / "day=2024-07-20"
+    rows = {name: values for name, values in _drop(90, 3).items() if name != "day"}
+    for n in range(3):
+        part = {name: values[30 * n : 30 * n + 30] for name, values in rows.items()}
+        write_csv(folder / f"part-{n}.csv", part, bad_lines=["V9;P9;old"] if n == 1 else ())
+    packed = folder / "part-2.csv"
+    (folder / "part-2.csv.gz").write_bytes(gzip.compress(packed.read_bytes()))
+    packed.unlink()
+    (folder / "_SUCCESS").touch()
+    scored = score(home.context("scoring"), [folder.name])
+    assert (scored.rows_scored, home.sql("SELECT DISTINCT day FROM scored")) == (90, [(date(2024, 7, 20),)])
+    parts = home.sql("SELECT part, part_row, row ->> 'line' FROM quarantine WHERE source_kind = 'drop'")
+    assert parts == [("day=2024-07-20/part-1.csv", 3, "V9;P9;old")]
+    gaps = home.sql("SELECT min(row_nr), max(row_nr), count(DISTINCT row_nr) FROM scored")
+    assert gaps == [(2, 3 * 31 + 1 + 31, 90)]

@@ -151,7 +151,10 @@ def test_a_folder_in_the_inbox_is_reported_and_does_not_wait(
     (scoring.inbox / "spark.parquet").mkdir()
     put_drop("part-0.parquet", seed=3).rename(scoring.inbox / "spark.parquet" / "part-0.parquet")
     listed = list_drops(scoring.context("sweep")).to_json()
-    why = "is a folder; deliver the files in it one by one, and remove it"
+    why = (
+        "is a folder without _SUCCESS, which says that it is complete (scoring.folder_complete); write that file last,"
+        " or deliver the files in the folder one by one and remove it"
+    )
     assert (listed["waiting"], listed["folders"], listed["skip"]) == (0, ["spark.parquet"], f"spark.parquet {why}")
     assert f"folder_in_inbox name=spark.parquet reason={why}" in caplog.text
     put_drop("good.parquet", seed=2)

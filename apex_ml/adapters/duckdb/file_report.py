@@ -6,6 +6,7 @@ import logging
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from apex_ml.adapters.duckdb.part_places import PartPlaces
 from apex_ml.contract.conditions import NOT_NULL
 from apex_ml.contract.per_use import Use
 from apex_ml.sql.quarantine import NULL
@@ -34,10 +35,12 @@ class FileReport:
     """SQL of the accepted rows, for the same connection, as long as the file exists and no other file is checked."""
     has_lines: bool = False
     """Whether the file is CSV: a row is named by its line, from 1, and not by its position."""
+    places: PartPlaces | None = None
+    """Of a folder, which rows are of which part."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a manifest."""
-        return {name: value for name, value in asdict(self).items() if name not in ("query", "has_lines")}
+        return {name: value for name, value in asdict(self).items() if name not in ("query", "has_lines", "places")}
 
     def with_examples(self, label: str) -> str:
         """A label of `reasons` or `warnings` with a few of the values behind it."""

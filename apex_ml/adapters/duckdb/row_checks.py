@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -20,10 +20,13 @@ from apex_ml.adapters.duckdb.file_schema import (
     refuse_other_names,
     refuse_repeated_names,
 )
+from apex_ml.adapters.duckdb.joined_parts import join_parts
 from apex_ml.adapters.duckdb.key_columns import KeyColumn, key_columns, with_keys
+from apex_ml.adapters.duckdb.part_places import PartPlaces
 from apex_ml.adapters.duckdb.split_rows import HELD_ROWS, SplitFiles, compute_derived, split_rows
 from apex_ml.adapters.duckdb.table_file import TableFile, add_bad_lines, as_parquet
 from apex_ml.adapters.storage.files import name_errors
+from apex_ml.adapters.storage.inboxes import Part
 from apex_ml.adapters.storage.parquet_pages import encrypted_columns, verify_pages
 from apex_ml.adapters.storage.parquet_types import as_read, refuse_unknown_zones
 from apex_ml.adapters.storage.path_keys import column_keys
@@ -52,32 +55,48 @@ def check_file(
     with_row_nr: bool = False,
     copy: bool = True,
     name: str | None = None,
+    parts: Sequence[Part] = (),
 ) -> FileReport:
-    """Split one file into accepted rows and quarantined rows with all their reasons.
+    """Split one file, or the `parts` of a folder, into accepted rows and quarantined rows with all their reasons.
 
     The file is parquet, or CSV where the contract says so. `accepted` gets the contract's columns, normalised and cast,
-    and with `with_row_nr` also the row's position in the file, from 0; of CSV its line, from 1. Without `copy` it is
-    written only when the file itself will not do; the report's `query` then reads the rows until the next file is
-    checked. `quarantined` is written only when a row is bad: `row_nr`, `reasons` (JSON list of column, value, rule) and
-    `row` (JSON of the file's own values, texts cut after 10,000 characters). A line of CSV that cannot be parsed is
-    such a row. `name` is the file's name in the report and in errors, by default its last name; keys in its folders,
-    such as country=PE, are columns. Raises
-    :class:`~apex_ml.errors.DataError` for a file that cannot be read, that contradicts its checksums, or that lacks a
+    and with `with_row_nr` also the row's position in the file, from 0, or through all parts in their order; of CSV its
+    line, from 1. Without `copy` it is written only when the file itself will not do; the report's `query` then reads
+    the rows until the next file is checked. `quarantined` is written only when a row is bad: `row_nr`, `reasons` (JSON
+    list of column, value, rule) and `row` (JSON of the file's own values, texts cut after 10,000 characters). A line
+    of CSV that cannot be parsed is such a row. `name` is the file's name in the report and in errors, by default its
+    last name; keys in its folders, such as country=PE, are columns. Raises :class:`~apex_ml.errors.DataError` for a
+    file that cannot be read, that contradicts its checksums, or that lacks a
     required column.
     """
     with (
         name_errors(path, name or path.name),
-        as_parquet(path, contract, use, accepted.parent) as source,
+        _as_one_file(con, path, parts, contract, use, accepted.parent) as (source, places, of_paths),
     ):
         file = _open(con, source, contract, use, as_of, column_keys(contract, name or ""))
-        report = _check(file, SplitFiles(accepted, quarantined, with_row_nr, copy or source.csv is not None))
-        report = replace(report, cast=tuple(cast for cast in report.cast if cast[0] not in file.columns_of_path()))
+        copy = copy or bool(parts) or source.csv is not None  # what is temporary does not stay
+        report = _check(file, SplitFiles(accepted, quarantined, with_row_nr, copy))
+        in_path = file.columns_of_path(of_paths)
+        report = replace(report, places=places, cast=tuple(cast for cast in report.cast if cast[0] not in in_path))
         if source.csv is not None:
             report = add_bad_lines(con, report, source.csv, quarantined)
         if contract.extra == "report":
             extra = {f"{visible(column)}: {NOT_IN_CONTRACT}": report.rows for column in report.added}
             report = replace(report, warnings=report.warnings | extra)
     return replace(report, name=name or path.name)
+
+
+@contextmanager
+def _as_one_file(
+    con: StrictConnection, path: Path, parts: Sequence[Part], contract: Contract, use: Use, scratch: Path
+) -> Iterator[tuple[TableFile, PartPlaces | None, frozenset[str]]]:
+    """A file or the parts of a folder as one parquet file, with the names of its columns that are in paths."""
+    if parts:
+        with join_parts(con, path, parts, contract, use, scratch) as joined:
+            yield joined
+    else:
+        with as_parquet(path, contract, use, scratch) as source:
+            yield source, None, frozenset()
 
 
 @dataclass(frozen=True)
@@ -112,9 +131,10 @@ class _File:
         """Number of the columns that the file itself holds."""
         return len(self.schema) - len(self.keys)
 
-    def columns_of_path(self) -> set[str | None]:
-        """Columns of the contract that the path of the file holds."""
-        return {column.column for column in self.checks.raw_columns[self.own_columns : len(self.schema)]}
+    def columns_of_path(self, names: Collection[str]) -> set[str | None]:
+        """Columns of the contract that the path of the file holds, or paths of parts under these names."""
+        columns = self.checks.raw_columns[: len(self.schema)]
+        return {c.column for place, c in enumerate(columns) if place >= self.own_columns or c.name in names}
 
     def wide(self) -> list[int]:
         """Places of the needed columns that DuckDB does not read exactly."""

@@ -24,8 +24,8 @@ class DropObjects(Protocol):
         """Of these URLs and files the known ones, by URL."""
         ...
 
-    def note(self, place: str, file: StoredFile, sha256: str) -> None:
-        """Note the content of an object."""
+    def note(self, places: Sequence[tuple[str, StoredFile]], sha256: str) -> None:
+        """Note the content of the objects of a drop."""
 
     def mark(self, place: str) -> tuple[str, datetime] | None:
         """The key up to which every object of a location is known, and when all were listed last; None at first."""
@@ -58,12 +58,15 @@ class PostgresDropObjects(DropObjects):
         return known
 
     @override
-    def note(self, place: str, file: StoredFile, sha256: str) -> None:
+    def note(self, places: Sequence[tuple[str, StoredFile]], sha256: str) -> None:
+        urls = [place for place, _ in places]
+        files = [file for _, file in places]
         self._session.execute(
-            "INSERT INTO drop_objects (place, version, modified, bytes, sha256) VALUES (%s, %s, %s, %s, %s)"
+            "INSERT INTO drop_objects (place, version, modified, bytes, sha256)"
+            " SELECT *, %s FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::bigint[])"
             " ON CONFLICT (place) DO UPDATE SET version = EXCLUDED.version, modified = EXCLUDED.modified,"
             " bytes = EXCLUDED.bytes, sha256 = EXCLUDED.sha256, noted_at = now()",
-            (place, file.version, _moment(file), file.size, sha256),
+            (sha256, urls, [file.version for file in files], list(map(_moment, files)), [file.size for file in files]),
         )
 
     @override

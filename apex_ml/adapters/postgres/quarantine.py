@@ -11,7 +11,8 @@ from typing_extensions import override
 from apex_ml.adapters.postgres.session import BulkSession, Session
 
 Source = Literal["raw", "drop"]
-_TEXTS = pa.schema([("row_nr", pa.int64()), ("reasons", pa.string()), ("row", pa.string())])
+_PARTS = pa.schema([("part", pa.string()), ("part_row", pa.int64())])
+_TEXTS = pa.schema([("row_nr", pa.int64()), ("reasons", pa.string()), ("row", pa.string()), *_PARTS])
 
 
 class QuarantineStore(Protocol):
@@ -22,7 +23,8 @@ class QuarantineStore(Protocol):
     ) -> None:
         """Keep quarantined rows of one file, at most the first `limit`; rows kept before stay. Once a transaction.
 
-        The batches have `row_nr`, and `reasons` and `row` as JSON text. A NUL in the text is left out.
+        The batches have `row_nr`, `reasons` and `row` as JSON text, and of a folder `part` and `part_row`. A NUL in the
+        text is left out.
         """
 
 
@@ -37,13 +39,15 @@ class PostgresQuarantine(QuarantineStore):
         self, source: Source, sha256: str, name: str, batches: Iterable[pa.RecordBatch], limit: int | None = None
     ) -> None:
         self._session.execute(
-            "CREATE TEMP TABLE quarantined_text (row_nr bigint, reasons text, row text) ON COMMIT DROP"
+            "CREATE TEMP TABLE quarantined_text (row_nr bigint, reasons text, row text, part text, part_row bigint)"
+            " ON COMMIT DROP"
         )
         if not self._session.ingest("quarantined_text", _TEXTS, _texts(batches, limit), temporary=True):
             return
         self._session.execute(
-            "INSERT INTO quarantined_rows (source_kind, source_sha256, source_name, row_nr, reasons, row)"
-            f" SELECT %s, %s, %s, row_nr, {_without_nul('reasons')}, {_without_nul('row')} FROM quarantined_text"
+            "INSERT INTO quarantined_rows (source_kind, source_sha256, source_name, row_nr, reasons, row, part,"
+            f" part_row) SELECT %s, %s, %s, row_nr, {_without_nul('reasons')}, {_without_nul('row')}, part, part_row"
+            " FROM quarantined_text"
             " ON CONFLICT DO NOTHING",
             (source, sha256, name),
         )
@@ -60,6 +64,9 @@ def delete_quarantined(session: Session, source: Source, sha256s: Sequence[str])
 def _texts(batches: Iterable[pa.RecordBatch], limit: int | None) -> Iterator[pa.RecordBatch]:
     kept = 0
     for batch in batches:
+        for name, kind in zip(_PARTS.names, _PARTS.types, strict=True):
+            if name not in batch.schema.names:
+                batch = batch.append_column(name, pa.nulls(batch.num_rows, kind))
         part = batch.select(_TEXTS.names).cast(_TEXTS)
         yield part if limit is None else part.slice(0, limit - kept)
         kept += part.num_rows

@@ -1,9 +1,10 @@
-"""The drops: inbox/, done/ and quarantine/ below one folder. A drop is one parquet file."""
+"""The drops: inbox/, done/ and quarantine/ below one folder. A drop is a file, or a folder of files."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from apex_ml.adapters.storage.files import (
     open_file,
     sha256_of,
 )
+from apex_ml.adapters.storage.folder_drops import folder_state, identity, local_files, parts_in, why_not
 from apex_ml.adapters.storage.inboxes import DropStatus, FetchedDrop, late_drops
 from apex_ml.adapters.storage.local import LONGEST_NAME, LocalStorage, put_back, with_digest
 from apex_ml.adapters.storage.locations import local_folder, refuse_file
@@ -39,6 +41,7 @@ from apex_ml.adapters.storage.waiting import (
 from apex_ml.contract.pipeline import PipelineSettings
 from apex_ml.errors import ApexError, ConfigError, DataError
 from apex_ml.file_names import hidden
+from apex_ml.folder_rule import FOLDER_IS_NO_DROP
 from apex_ml.json_text import json_file
 from apex_ml.text import visible
 
@@ -50,6 +53,7 @@ class Inbox:
         self.root = refuse_file(local_folder(pipeline.locations.drops, PLACE), PLACE)
         self.storage: Storage = LocalStorage(self.root)
         self.upload_minutes = pipeline.options.scoring.upload_minutes
+        self.folder_rule = pipeline.options.scoring.folder_rule(kept=False)
         self.inbox = self.root / INBOX
         self.done = self.root / DONE
         self.quarantine = self.root / QUARANTINE
@@ -89,17 +93,39 @@ class Inbox:
             ) from error
 
     def look(self) -> list[Waiting]:
-        """Every visible name in the inbox except folders, oldest first, without files that are removed meanwhile.
+        """Every visible file in the inbox and every folder that is a complete drop, oldest first.
 
-        Unreadable files are included. Their errors are reported when they are scored.
+        Unreadable files are included. Their errors are reported when they are scored. What is removed meanwhile is not.
         """
         drops = [Waiting.of(file) for file in self.storage.list(f"{INBOX}/") if not hidden(file.name)]
+        drops += [state for state, why in self._folders() if why is None]
         return sorted(drops, key=lambda drop: (drop.mtime_ns, drop.name))
 
-    def folders(self) -> list[str]:
-        """The visible folders in the inbox, such as the output of Spark. They are no drops."""
+    def folders(self) -> dict[str, str]:
+        """The visible folders in the inbox that are no complete drops, by name, and why."""
+        return {state.name: why for state, why in self._folders() if why is not None}
+
+    def _folders(self) -> Iterator[tuple[Waiting, str | None]]:
+        """The visible folders in the inbox, each with why it is no complete drop."""
         with os.scandir(self.inbox) as entries:
-            return sorted(entry.name for entry in entries if not hidden(entry.name) and leads_to_folder(entry))
+            folders = sorted(entry.name for entry in entries if not hidden(entry.name) and leads_to_folder(entry))
+        for name in folders:
+            with suppress(FileNotFoundError):
+                yield self._folder(name)
+
+    def _folder(self, name: str) -> tuple[Waiting, str | None]:
+        """A folder in the inbox, and why it is no complete drop. Raises FileNotFoundError when it is gone."""
+        path, nothing = self.inbox / name, Waiting.of_folder(name, ())
+        if path.is_symlink():
+            return nothing, "is a link to a folder; deliver the folder itself"
+        if self.folder_rule.complete == "never":
+            return nothing, FOLDER_IS_NO_DROP
+        try:
+            files = local_files(path)
+        except ApexError as error:
+            return nothing, f"is a folder that cannot be read: {error}"
+        why = why_not(self.folder_rule, name, files, lambda key: (path / key).read_bytes(), time.time())
+        return Waiting.of_folder(name, files), why
 
     def late(self, minutes: float, now: float | None = None) -> dict[str, str]:
         """The drops that arrived more than a number of minutes ago, each with a message."""
@@ -111,6 +137,11 @@ class Inbox:
         None when it is complete, does not begin like parquet, or has not changed for scoring.upload_minutes. Also None
         for an unreadable file, which is reported when it is scored.
         """
+        if drop.folder:
+            with suppress(FileNotFoundError):
+                why = self._folder(drop.name)[1]
+                return None if why is None else f"{visible(printable(drop.name))} {why}"
+            return None
         minutes = max(0.0, drop.minutes(time.time() if now is None else now))
         if minutes >= self.upload_minutes:
             return None
@@ -146,21 +177,33 @@ class Inbox:
 
     @contextmanager
     def fetch(self, name: str, scratch: Path) -> Iterator[FetchedDrop]:
-        """The file itself, where it is."""
+        """The file or folder itself, where it is."""
         path = self.path(name)
-        yield _fetched(path, file_state(path, name), sha256_of(path))
+        yield self._fetched(path, name)
 
     @contextmanager
     def scored(self, name: str, sha256: str, scratch: Path) -> Iterator[FetchedDrop | None]:
         """The file in done/, where it is."""
         path = self._scored(name, sha256)
-        yield None if path is None else _fetched(path, file_state(path, name), sha256)
+        yield None if path is None else self._fetched(path, name)
 
     def _scored(self, name: str, sha256: str) -> Path | None:
         for path in (self.done / name, with_digest(self.done, name, sha256), self.inbox / name):
-            if path.exists() and sha256_of(path) == sha256:
+            if path.exists() and self._sha256(path, name) == sha256:
                 return path if path.parent == self.done else None
         raise DataError(f"{name}: the file with sha256 {sha256[:12]}… is gone from {self.done}")
+
+    def _fetched(self, path: Path, name: str) -> FetchedDrop:
+        """A file or folder with its content. Raises as :func:`file_state` does."""
+        if not _is_folder(path):
+            state = file_state(path, name)
+            return FetchedDrop(state, path, sha256_of(path), lambda: file_status(path, state))
+        state = folder_state(path, name)
+        parts = parts_in(path, name, self.folder_rule)
+        return FetchedDrop(state, path, identity(parts), lambda: folder_status(path, state), parts)
+
+    def _sha256(self, path: Path, name: str) -> str:
+        return identity(parts_in(path, name, self.folder_rule)) if _is_folder(path) else sha256_of(path)
 
     def finish(self, drop: Waiting, sha256: str) -> Path:
         """Move a scored drop to done/, never over another file."""
@@ -191,10 +234,16 @@ class Inbox:
         """Remove the files with these contents, whatever their names."""
         for folder in (self.inbox, self.done, self.quarantine):
             for path in sorted(folder.glob("*")) if folder.is_dir() else ():
-                with suppress(OSError):
-                    if path.is_file() and not path.name.endswith(REASON) and sha256_of(path) in shas:
+                with suppress(OSError, DataError):
+                    # the names of the parts may begin with the drop's own
+                    of_names = sorted(names) if _is_folder(path) else [path.name]
+                    if path.name.endswith(REASON) or all(self._sha256(path, name) not in shas for name in of_names):
+                        continue
+                    if _is_folder(path):
+                        shutil.rmtree(path)
+                    else:
                         path.unlink()
-                        path.with_name(path.name + REASON).unlink(missing_ok=True)
+                    path.with_name(path.name + REASON).unlink(missing_ok=True)
 
     def _write_reason(self, target: Path, content: dict[str, Any]) -> None:
         content |= {"rejected_at": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -202,13 +251,38 @@ class Inbox:
 
     def _move(self, drop: Waiting, target: Path) -> Path:
         # its rows are in the ledger, whether this or another worker moves it
+        if drop.folder:
+            return self._move_folder(drop, target)
         key = f"{INBOX}/{drop.name}"
         self.storage.move(key, target.relative_to(self.root).as_posix(), expected=drop.file_at(key))
         return target
 
+    def _move_folder(self, drop: Waiting, target: Path) -> Path:
+        """Rename the folder, and back when it has changed."""
+        source = self.inbox / drop.name
+        if os.path.lexists(target):
+            target = with_digest(target.parent, drop.name, uuid.uuid4().hex)
+        with map_disk_errors(target.parent), suppress(FileNotFoundError):
+            source.rename(target)
+            if folder_state(target, drop.name) != drop:
+                back = with_digest(self.inbox, drop.name, uuid.uuid4().hex) if os.path.lexists(source) else source
+                target.rename(back)
+        return target
 
-def _fetched(path: Path, drop: Waiting, sha256: str) -> FetchedDrop:
-    return FetchedDrop(drop, path, sha256, lambda: file_status(path, drop))
+
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder itself, and no link to one."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def folder_status(path: Path, drop: Waiting) -> DropStatus:
+    """Whether a folder is still the drop, as :func:`file_status` for a file."""
+    try:
+        return "same" if folder_state(path, drop.name) == drop else "changed"
+    except FileNotFoundError:
+        return "gone"
+    except UnreadableError:
+        return "same"
 
 
 def file_status(path: Path, drop: Waiting) -> DropStatus:

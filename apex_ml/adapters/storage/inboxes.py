@@ -19,19 +19,27 @@ from apex_ml.text import visible
 DropStatus = Literal["same", "changed", "gone"]
 """Whether a drop is still the one that was read."""
 
-FOLDER_IS_NO_DROP = "is a folder; deliver the files in it one by one, and remove it"
-"""What a person should do about a folder where drops arrive."""
+
+@dataclass(frozen=True)
+class Part:
+    """A data file of a drop that is a folder. Its name is the path from there, with folders such as country=PE."""
+
+    path: Path
+    name: str
 
 
 @dataclass(frozen=True)
 class FetchedDrop:
-    """The bytes of a drop as a local file, which its reader must not change."""
+    """The bytes of a drop as a local file or folder, which its reader must not change."""
 
     drop: Waiting
     path: Path
     sha256: str
+    """Of the bytes, or of a folder of the lines that sha256sum writes about its parts, sorted by name."""
     status: Callable[[], DropStatus]
     """Looks at the drop again."""
+    parts: tuple[Part, ...] = ()
+    """The data files of a folder, sorted by name; none for a file."""
 
 
 class DropInbox(Protocol):
@@ -54,8 +62,8 @@ class DropInbox(Protocol):
         """The drops that wait, oldest first."""
         ...
 
-    def folders(self) -> list[str]:
-        """The names of folders where drops arrive: they are no drops, and stay where they are."""
+    def folders(self) -> dict[str, str]:
+        """The folders where drops arrive that are no complete drops, and why. They stay where they are."""
         ...
 
     def settled(self) -> list[Waiting]:

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -75,17 +75,23 @@ def mirror(
     return done
 
 
-def _refuse(storage: ObjectStorage, listed: dict[str, StoredFile], max_bytes: int) -> None:
-    for key in listed:
+def refuse_as_path(storage: ObjectStorage, keys: Collection[str]) -> None:
+    """Raise :class:`~apex_ml.errors.DataError` for a key that cannot be the path of a file among the others."""
+    keys = set(keys)
+    for key in keys:
         parts = key.split("/")
         if "" in parts or "." in parts or ".." in parts or any(len(part.encode()) > 240 for part in parts):
             raise DataError(f"{storage.place(key)}: this key cannot be the path of a file; rename the object")
         for above in PurePosixPath(key).parents:
-            if above.as_posix() in listed:
+            if above.as_posix() in keys:
                 raise DataError(
                     f"{storage.place(key)}: {above} is an object and the beginning of another key, so that both cannot"
                     " be files; rename one"
                 )
+
+
+def _refuse(storage: ObjectStorage, listed: dict[str, StoredFile], max_bytes: int) -> None:
+    refuse_as_path(storage, listed)
     if (total := sum(file.size for file in listed.values())) > max_bytes:
         raise DataError(
             f"{storage.url}: {total:,} bytes are more than the copies of a pipeline's raw files may have"

@@ -10,24 +10,25 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from apex_ml.adapters.storage.files import UnreadableError, map_disk_errors
-from apex_ml.adapters.storage.inboxes import DropInbox, DropStatus, FetchedDrop, late_drops
+from apex_ml.adapters.storage.inboxes import DropInbox, FetchedDrop, late_drops
 from apex_ml.adapters.storage.local import LONGEST_NAME, with_digest
-from apex_ml.adapters.storage.object_store import CHUNK, ObjectStorage
+from apex_ml.adapters.storage.object_downloads import download
+from apex_ml.adapters.storage.object_folders import Notes, ObjectFolders
+from apex_ml.adapters.storage.object_store import ObjectStorage
 from apex_ml.adapters.storage.storage import StoredFile
-from apex_ml.adapters.storage.waiting import DONE, INBOX, QUARANTINE, REASON, KnownObject, Waiting
+from apex_ml.adapters.storage.waiting import DONE, INBOX, QUARANTINE, REASON, Waiting
 from apex_ml.contract.options import Scoring
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.file_names import hidden
+from apex_ml.folder_rule import FOLDER_IS_NO_DROP
 from apex_ml.json_text import json_file
 
 logger = logging.getLogger(__name__)
@@ -35,15 +36,8 @@ FULL_LISTING = timedelta(days=1)
 """Interval of the full listings of a location with ascending keys."""
 
 
-class ObjectLedger(Protocol):
-    """Which objects have a known content."""
-
-    def known(self, places: Sequence[tuple[str, StoredFile]]) -> Mapping[str, KnownObject]:
-        """Of these URLs and objects the known ones, by URL."""
-        ...
-
-    def note(self, place: str, file: StoredFile, sha256: str) -> None:
-        """Note the content of an object that was scored or refused."""
+class ObjectLedger(Notes, Protocol):
+    """Which objects have a known content, and how far a listing has come."""
 
     def mark(self, place: str) -> tuple[str, datetime] | None:
         """The key up to which every object of a location is known, and when all were listed last; None at first."""
@@ -59,6 +53,12 @@ class ObjectInbox(DropInbox):
     def __init__(self, storage: ObjectStorage, ledger: ObjectLedger, options: Scoring, spool_bytes: int) -> None:
         self.storage, self._ledger, self._spool_bytes = storage, ledger, spool_bytes
         self._moves, self._ascending = options.after == "move", options.ascending_keys
+        rule = options.folder_rule(kept=not self._moves)
+        self._folders = (
+            None
+            if rule.complete == "never"
+            else ObjectFolders(storage, ledger, rule, f"{INBOX}/" if self._moves else "", spool_bytes)
+        )
 
     @property
     def inbox(self) -> str:
@@ -89,14 +89,28 @@ class ObjectInbox(DropInbox):
 
     def look(self) -> list[Waiting]:
         """The objects that are drops, oldest first; with `after: keep` without those whose content is known."""
-        files = self._drops(self.storage.list(f"{INBOX}/")) if self._moves else self._unknown()
-        drops = [self._waiting(file) for file in files]
+        files, folders = self._listed()
+        drops = [*map(self._waiting, files), *(drop for drop, why in folders if why is None)]
         return sorted(drops, key=lambda drop: (drop.mtime_ns, drop.name))
 
-    def folders(self) -> list[str]:
-        """With `after: move` the visible beginnings of keys that are deeper than ``inbox/``: those are no drops."""
-        names = self.storage.folders(f"{INBOX}/") if self._moves else ()
-        return [name for name in names if not hidden(name)]
+    def folders(self) -> dict[str, str]:
+        """The visible folders that are no complete drops, by name, and why."""
+        if self._folders is None:
+            names = self.storage.folders(f"{INBOX}/") if self._moves else ()
+            return {name: FOLDER_IS_NO_DROP for name in names if not hidden(name)}
+        return {drop.name: why for drop, why in self._listed()[1] if why is not None}
+
+    def _listed(self) -> tuple[list[StoredFile], list[tuple[Waiting, str | None]]]:
+        """The objects that are drops by themselves, and the folders, each with why it is no complete drop."""
+        if self._folders is None:
+            return (self._drops(self.storage.list(f"{INBOX}/")) if self._moves else self._unknown()), []
+        files = self._drops(self.storage.list_all(f"{INBOX}/")) if self._moves else self._unknown()
+        single, names = self._folders.group(files)
+        folders = []
+        for name in names:
+            with suppress(FileNotFoundError):
+                folders.append(self._folders.look(name))
+        return single, folders
 
     def settled(self) -> list[Waiting]:
         """As :meth:`look`: an object appears when its upload has ended."""
@@ -107,12 +121,19 @@ class ObjectInbox(DropInbox):
         return late_drops(self.look(), self.inbox, minutes, now)
 
     def unfinished(self, drop: Waiting, now: float | None = None) -> str | None:
-        """None: an object appears when its upload has ended."""
+        """None for an object, which appears when its upload has ended; why a folder is no complete drop."""
+        if not drop.folder or self._folders is None:
+            return None
+        with suppress(FileNotFoundError):
+            why = self._folders.look(drop.name)[1]
+            return None if why is None else f"{drop.name} {why}"
         return None
 
     def known_content(self, name: str) -> tuple[Waiting, str] | None:
         """A drop whose version was scored before."""
-        file = self.storage.stat(self._key(name))
+        file = self._object(name)
+        if file is None:
+            return self._folder_drops.known_content(name)
         place = self.storage.place(file.key)
         known = self._ledger.known([(place, file)]).get(place)
         return (self._waiting(file), known.sha256) if known is not None and known.state == "done" else None
@@ -120,6 +141,10 @@ class ObjectInbox(DropInbox):
     @contextmanager
     def fetch(self, name: str, scratch: Path) -> Iterator[FetchedDrop]:
         """Download a drop into the scratch folder while its sha256 is computed; the copy is removed at the end."""
+        if self._object(name) is None:
+            with self._folder_drops.fetch(name, scratch) as folder:
+                yield folder
+            return
         with self._download(self._key(name), name, scratch) as fetched:
             yield fetched
 
@@ -132,6 +157,11 @@ class ObjectInbox(DropInbox):
             with self._download(key, name, scratch) as fetched:
                 if fetched.sha256 == sha256:
                     yield None if self._moves and key == self._key(name) else fetched
+                    return
+        if self._folders is not None:
+            with self._folders.scored(name, sha256, scratch) as folder:
+                if folder is not None:
+                    yield folder
                     return
         raise DataError(f"{name}: the object with sha256 {sha256[:12]}… is gone from {self.storage.url}")
 
@@ -150,7 +180,8 @@ class ObjectInbox(DropInbox):
 
     def quarantine_unreadable(self, name: str, reason: dict[str, Any]) -> str:
         """With `after: move` put a drop that is refused unread into ``quarantine/``, else note it."""
-        drop, digest = self._waiting(self.storage.stat(self._key(name))), uuid.uuid4().hex
+        file, digest = self._object(name), uuid.uuid4().hex
+        drop = self._folder_drops.look(name)[0] if file is None else self._waiting(file)
         if not self._moves:
             return self._place(drop)
         self._write_reason(drop, digest, reason | {"sha256": None})
@@ -162,10 +193,26 @@ class ObjectInbox(DropInbox):
             return
         for name in sorted(names):
             for sha256 in sorted(shas):
+                if self._folders is not None:
+                    self._folders.remove(name, sha256)
                 for key in (*self._places_of(name, sha256), *_keys_in(QUARANTINE, name, sha256)):
                     if self.storage.exists(key) and self._sha256(key) == sha256:
                         self.storage.delete(key)
                         self.storage.delete(key + REASON)
+
+    def _object(self, name: str) -> StoredFile | None:
+        """The object that is a drop; None where folders may be drops and no object has this key."""
+        try:
+            return self.storage.stat(self._key(name))
+        except FileNotFoundError:
+            if self._folders is None:
+                raise
+            return None
+
+    @property
+    def _folder_drops(self) -> ObjectFolders:
+        assert self._folders is not None  # only where folders are drops no object has the key of a drop
+        return self._folders
 
     def _drops(self, files: Iterable[StoredFile]) -> list[StoredFile]:
         return [file for file in files if not any(hidden(part) for part in self._name(file).split("/"))]
@@ -204,47 +251,18 @@ class ObjectInbox(DropInbox):
         return Waiting.of(file, self._name(file))
 
     def _note(self, drop: Waiting, sha256: str) -> None:
+        if drop.folder:
+            self._folder_drops.note(drop, sha256)
+            return
         key = self._key(drop.name)
-        self._ledger.note(self.storage.place(key), drop.file_at(key), sha256)
+        self._ledger.note([(self.storage.place(key), drop.file_at(key))], sha256)
 
     def _places_of(self, name: str, sha256: str) -> tuple[str, ...]:
         """The keys under which a scored drop can be."""
         return (*_keys_in(DONE, name, sha256), self._key(name)) if self._moves else (self._key(name),)
 
-    @contextmanager
-    def _download(self, key: str, name: str, scratch: Path) -> Iterator[FetchedDrop]:
-        folder = scratch / uuid.uuid4().hex
-        last = PurePosixPath(name).name  # messages about the file begin with it
-        path = with_digest(folder, last, folder.name) if _too_long(last) else folder / last
-        try:
-            with map_disk_errors(folder):
-                folder.mkdir()
-                file, sha256 = self._stream(key, name, path)
-            yield FetchedDrop(Waiting.of(file, name), path, sha256, lambda: self._status(file))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _stream(self, key: str, name: str, path: Path) -> tuple[StoredFile, str]:
-        digest = hashlib.sha256()
-        try:
-            with self.storage.read(key) as (file, stream), path.open("xb") as copy:
-                if file.size > self._spool_bytes:
-                    raise DataError(
-                        f"{name}: {file.size:,} bytes are more than a drop of an object store may have"
-                        f" ({self._spool_bytes:,}: APEX_SPOOL_MB); deliver it in parts, or allow more"
-                    )
-                while chunk := stream.read(CHUNK):
-                    digest.update(chunk)
-                    copy.write(chunk)
-        except ConfigError as error:  # the others may be readable
-            raise UnreadableError(f"{name}: {error}") from error
-        return file, digest.hexdigest()
-
-    def _status(self, file: StoredFile) -> DropStatus:
-        try:
-            return "same" if self.storage.stat(file.key) == file else "changed"
-        except FileNotFoundError:
-            return "gone"
+    def _download(self, key: str, name: str, scratch: Path) -> AbstractContextManager[FetchedDrop]:
+        return download(self.storage, key, name, scratch, self._spool_bytes)
 
     def _sha256(self, key: str) -> str:
         with self.storage.open(key) as stream:
@@ -255,6 +273,8 @@ class ObjectInbox(DropInbox):
 
         Returns the URL of the copy.
         """
+        if drop.folder:
+            return self._folder_drops.move(drop, folder, sha256)
         source = self._key(drop.name)
         expected = drop.file_at(source)
         target, unique = _keys_in(folder, drop.name, sha256)
@@ -278,7 +298,8 @@ class ObjectInbox(DropInbox):
 
     def _write_reason(self, drop: Waiting, sha256: str, reason: dict[str, Any]) -> None:
         plain, unique = _keys_in(QUARANTINE, drop.name, sha256)
-        key = unique if _too_long(plain + REASON) or self.storage.exists(plain) else plain
+        taken = drop.folder or _too_long(plain + REASON) or self.storage.exists(plain)
+        key = unique if taken else plain
         content = {"drop": drop.name, "sha256": sha256, **reason}
         content |= {"rejected_at": datetime.now(UTC).isoformat(timespec="seconds")}
         self.storage.put(key + REASON, json_file(content))

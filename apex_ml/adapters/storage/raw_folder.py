@@ -36,6 +36,10 @@ class RawFiles:
         """The name of a file in messages and reports: many folders may hold a part-00000.parquet."""
         return path.relative_to(self.root).as_posix()
 
+    def why_left_out(self) -> str:
+        """The first reasons why files are not read, as the end of a message; empty without one."""
+        return "".join(f"; {name}: {reason}" for name, reason in list(self.left_out.items())[:10])
+
 
 def data_files(folder: Path, setting: str) -> list[Path]:
     """List the data files below a folder, sorted. See :func:`raw_files`."""
@@ -62,13 +66,19 @@ def raw_files(folder: Path, setting: str, columns: Collection[str] = ()) -> RawF
         raise DataError(
             f"{setting}={folder}: is inside {kind}, {table}, whose log lists the data files; name that folder"
         )
+    found = walk_files(folder, columns)
+    if not found.files:
+        raise DataError(
+            f"{setting}={folder}: no data files; put parquet files there, or generate some: apex simulate"
+            f"{found.why_left_out()}"
+        )
+    return found
+
+
+def walk_files(folder: Path, columns: Collection[str] = ()) -> RawFiles:
+    """Find the data files below an existing folder, perhaps none. Raises as :func:`raw_files` does about tables."""
     walk = _Walk(folder, columns)
     walk.walk()
-    if not walk.files:
-        why = "".join(f"; {name}: {reason}" for name, reason in list(walk.left_out.items())[:10])
-        raise DataError(
-            f"{setting}={folder}: no data files; put parquet files there, or generate some: apex simulate{why}"
-        )
     return RawFiles(folder, tuple(sorted(walk.files)), dict(sorted(walk.left_out.items())), walk.links, walk.tables)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +33,7 @@ class KnownObject:
 
 @dataclass(frozen=True)
 class Waiting:
-    """The state of a file in the inbox: name, size in bytes, modification time in ns."""
+    """The state of a file or folder in the inbox: name, size in bytes, modification time in ns."""
 
     name: str
     size: int
@@ -41,11 +43,30 @@ class Waiting:
     original. A move to another folder changes this time, so that it says nothing about the content."""
     version: str = ""
     """Version of the content, from the storage."""
+    folder: bool = False
+    """Whether it is a folder: size and times are those of all its files, of which `version` is a digest."""
+    files: tuple[StoredFile, ...] = field(default=(), compare=False, repr=False)
+    """The files of a folder, by their paths from there."""
 
     @classmethod
     def of(cls, file: StoredFile, name: str | None = None) -> Waiting:
         """The drop that is this file, under the last part of its key or another name."""
         return cls(file.name if name is None else name, file.size, file.modified_ns, file.arrived_ns, file.version)
+
+    @classmethod
+    def of_folder(cls, name: str, files: Iterable[StoredFile]) -> Waiting:
+        """The drop that is a folder with these files, whose keys are paths from there."""
+        files = sorted(files, key=lambda file: file.key)
+        listing = "".join(f"{file.key}\0{file.size}\0{file.version}\n" for file in files)
+        return cls(
+            name,
+            sum(file.size for file in files),
+            max((file.modified_ns for file in files), default=0),
+            max((file.arrived_ns for file in files), default=0),
+            hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest(),
+            folder=True,
+            files=tuple(files),
+        )
 
     def file_at(self, key: str) -> StoredFile:
         """The file with a key that is this drop."""

@@ -14,7 +14,6 @@ from apex_ml.adapters.postgres.connection import DriverError, reading
 from apex_ml.adapters.postgres.foreign_model import refuse_foreign_model
 from apex_ml.adapters.postgres.views import PostgresViews
 from apex_ml.adapters.storage.drops import Inbox
-from apex_ml.adapters.storage.inboxes import FOLDER_IS_NO_DROP
 from apex_ml.adapters.storage.waiting import printable
 from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ApexError, ConfigError
@@ -156,8 +155,8 @@ def _waiting(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
     if not pipeline.has_inbox_folder:
         remote = open_inbox(settings, pipeline)
         _show_waiting(settings, pipeline, console, sorted(visible(drop.name) for drop in remote.look()))
-        for name in remote.folders()[:SHOWN]:
-            console.print(f"  {visible(name)} {FOLDER_IS_NO_DROP}", markup=False, soft_wrap=True)
+        for name, why in list(remote.folders().items())[:SHOWN]:
+            console.print(f"  {visible(name)} {one_line(why)}", markup=False, soft_wrap=True)
         return True
     folder = inbox(pipeline)
     if not folder.is_dir():
@@ -172,15 +171,14 @@ def _waiting(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
         return False
     entries = os.listdir(folder)
     delivered = [name for name in entries if not hidden(name)]
-    folders = sorted(visible(printable(name)) for name in delivered if os.path.isdir(folder / name))
-    names = sorted(visible(printable(name)) for name in delivered if not os.path.isdir(folder / name))
-    _show_waiting(settings, pipeline, console, names)
     current = Inbox(pipeline)
-    unfinished = [reason for drop in (current.look() if names else ()) if (reason := current.unfinished(drop))]
+    drops = current.look() if delivered else []
+    _show_waiting(settings, pipeline, console, sorted(visible(printable(drop.name)) for drop in drops))
+    unfinished = [reason for drop in drops if (reason := current.unfinished(drop))]
     uploads = sorted(visible(printable(name)) for name in entries if is_temporary(name))
     lines = [
         *unfinished,
-        *(f"{name} {FOLDER_IS_NO_DROP}" for name in folders),
+        *(f"{visible(printable(name))} {why}" for name, why in (current.folders() if delivered else {}).items()),
         *(f"{name}: left alone until the upload renames it" for name in uploads),
     ]
     for line in lines[:SHOWN]:

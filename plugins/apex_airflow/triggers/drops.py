@@ -1,4 +1,4 @@
-"""The trigger that notices new files in the inbox."""
+"""The trigger that notices new files and folders in the inbox."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from apex_airflow.inbox import FileStates, list_files
+from apex_ml.contract.options import FolderRule
 
 MAX_NAMES = 20
 """Names in an event."""
 
 
 class DropTrigger(BaseEventTrigger):
-    """Fire once for every file in the inbox that has settled.
+    """Fire once for every file and every complete folder in the inbox that has settled.
 
     A file has settled when its size and mtime are equal in two consecutive listings, so a file that is still being
     written causes no event. Hidden and temporary names are ignored, by the same rule as in scoring. Files that
@@ -27,23 +28,24 @@ class DropTrigger(BaseEventTrigger):
     events for the same files again. An inbox that cannot be read is logged once; the trigger keeps trying.
     """
 
-    def __init__(self, inbox: str, poll_seconds: float = 2.0) -> None:
+    def __init__(self, inbox: str, poll_seconds: float, folders: dict[str, Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.inbox = inbox
-        self.poll_seconds = poll_seconds
+        self.inbox, self.poll_seconds, self.folders = inbox, poll_seconds, folders
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments from which the triggerer creates this trigger again."""
-        return f"{__name__}.{type(self).__name__}", {"inbox": self.inbox, "poll_seconds": self.poll_seconds}
+        names = ("inbox", "poll_seconds", "folders")
+        return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll forever; yield an event whenever files have settled."""
+        rule = FolderRule(**self.folders)
         previous: FileStates = {}
         emitted: FileStates = {}
         unreadable = False
         while True:
             try:
-                current = await asyncio.to_thread(list_files, self.inbox)
+                current = await asyncio.to_thread(list_files, self.inbox, rule)
             except OSError as error:
                 if not unreadable:
                     self.log.warning("inbox %s cannot be read, trying again: %s", self.inbox, error)
