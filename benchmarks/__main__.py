@@ -30,6 +30,7 @@ from benchmarks import (  # noqa: F401  (importing registers)
     derived,
     drift,
     features,
+    folder_drops,
     gate,
     idle,
     kills,

@@ -46,7 +46,9 @@ def store(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectStorag
 
 def watch(storage: ObjectStorage, queue: str, poll: float, *acts: Callable[[], Any]) -> list[list[str]]:
     """The keys announced after each act."""
-    return watching.watch(ObjectTrigger("orders", storage.url, poll, False, False, queue), PAUSE, *acts)
+    return watching.watch(
+        ObjectTrigger("orders", storage.url, poll, False, False, {"complete": "never"}, queue), PAUSE, *acts
+    )
 
 
 def new_queue(server: ObjectServer) -> Queue:
@@ -188,7 +190,7 @@ def test_the_login_comes_from_env_and_the_server_from_the_queue(
 
 def test_the_login_is_not_in_the_serialization_of_the_trigger() -> None:
     queue = "https://sqs.eu-west-1.amazonaws.com/1/drops"
-    path, kwargs = ObjectTrigger("orders", "s3://b/drops", 1.5, True, False, queue).serialize()
+    path, kwargs = ObjectTrigger("orders", "s3://b/drops", 1.5, True, False, {"complete": "never"}, queue).serialize()
     assert kwargs["events"] == queue
     assert ObjectTrigger(**kwargs).serialize() == (path, kwargs)
 

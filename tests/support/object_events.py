@@ -43,7 +43,9 @@ def score_on_events(
     The trigger polls once an hour. At the end the sweep runs once, for drops of which every event was lost.
     """
     heard = Heard()
-    trigger = ObjectTrigger("orders", f"{apex.pipeline.locations.drops}/inbox", 3600, False, False, queue.url)
+    trigger = ObjectTrigger(
+        "orders", f"{apex.pipeline.locations.drops}/inbox", 3600, False, False, {"complete": "never"}, queue.url
+    )
     asyncio.run(_listen_and_deliver(apex, trigger, storage, queue, drops, chance, heard))
     _run_dag(apex)
     return heard

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 
 import pyarrow as pa
 
 from apex_ml.adapters.duckdb.engine import StrictConnection, errors_name, one_row
 from apex_ml.adapters.duckdb.file_report import repr_visible
+from apex_ml.contract.columns import Column
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError
 from apex_ml.sql.casts import date_formats
@@ -58,12 +60,19 @@ def with_keys(schema: pa.Schema, keys: Sequence[KeyColumn]) -> pa.Schema:
 
 def _column(contract: Contract, name: str, value: str | None) -> KeyColumn:
     column = contract.columns.get(name)
-    if column is not None and column.type == "date" and value is not None and not date_formats(column):
-        try:
+    if column is not None and column.type == "date" and value is not None and not _fits_format(column, value):
+        with suppress(ValueError):  # the checks say that it is no date
             return KeyColumn(name, pa.date32(), literal(date.fromisoformat(value)))
-        except ValueError:  # the checks say that it is no date
-            pass
     return KeyColumn(name, pa.string(), NULL_TEXT if value is None else literal(value))
+
+
+def _fits_format(column: Column, value: str) -> bool:
+    """Whether one of the formats of the column reads a text: else it is read as folders usually name days."""
+    for form in date_formats(column):
+        with suppress(ValueError):
+            datetime.strptime(value, form)
+            return True
+    return False
 
 
 def _refuse_other_values(

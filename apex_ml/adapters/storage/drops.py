@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -272,7 +273,10 @@ class Inbox:
 
 def _is_folder(path: Path) -> bool:
     """Whether a path is a folder itself, and no link to one."""
-    return path.is_dir() and not path.is_symlink()
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def folder_status(path: Path, drop: Waiting) -> DropStatus:
