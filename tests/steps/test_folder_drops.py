@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import random
+import signal
 import subprocess
 import time
 from collections.abc import Iterable
@@ -17,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from apex_ml.adapters.postgres.partitions import OWN_ROWS
 from apex_ml.adapters.storage.object_store import ObjectStorage
 from apex_ml.contract.locations import is_object_store
 from apex_ml.contract.model import Contract
@@ -26,8 +29,10 @@ from apex_ml.steps.list_drops import list_drops
 from apex_ml.steps.removal import find_removable, remove
 from apex_ml.steps.score import rescore
 from tests.support.apex_home import Apex
+from tests.support.concurrent_reader import reading
 from tests.support.ledger import counts, places, run
 from tests.support.object_servers import ObjectServer, in_object_store
+from tests.support.scored_tables import BEFORE, tables
 
 ROWS = 300
 SCORED = (
@@ -318,6 +323,58 @@ def test_what_a_killed_move_leaves_in_a_store_is_never_scored(
         run(apex, *waiting(apex))
     assert counts(apex)[2] == ROWS and waiting(apex) == []
     assert [file.key for file in apex.storage.list_all("inbox/")] == []  # type: ignore[attr-defined]
+
+
+READ = ("part_1_read", "part_2_read", "part_4_read")
+MOVED = ("part_copied", "part_deleted")
+
+
+@pytest.fixture(scope="module")
+def large(raw: Path, contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The parts of a drop that gets a partition of its own, with rows for the quarantine."""
+    path = tmp_path_factory.mktemp("large") / "whole.parquet"
+    make_drop(str(raw), date(2024, 8, 24), OWN_ROWS, 8, path, contract)
+    table = pq.read_table(path)
+    clients = table[contract.entity].to_pylist()
+    clients[5::90] = ["nobody"] * len(clients[5::90])
+    return parts_of(
+        table.set_column(table.schema.get_field_index(contract.entity), contract.entity, pa.array(clients)), 4
+    )
+
+
+@pytest.mark.parametrize(("place", "seed"), [("folder", 0), ("moto", 1), ("rclone", 2)])
+def test_after_a_kill_at_any_part_the_tables_equal_an_undisturbed_run(
+    scoring: Apex,
+    large: dict[str, bytes],
+    databases: Any,
+    tmp_path: Path,
+    place: str,
+    seed: int,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    apex = scoring
+    if place != "folder":
+        apex = in_object_store(scoring, request.getfixturevalue(place), monkeypatch)
+    chance = random.Random(seed)
+    deliver(apex, "spark", large)
+    drops = json.dumps(["spark"])
+    with reading(apex):
+        for point in chance.sample([*READ, *BEFORE], 4):
+            killed = apex.call("score", "--drops", drops, APEX_FAULT=point)
+            assert killed.code == -signal.SIGKILL, (point, killed.err)
+            assert counts(apex) == (0, 0, 0)
+        after = ["score_committed", *(MOVED if place != "folder" else ())]
+        for point in after:
+            killed = apex.call("score", "--drops", drops, APEX_FAULT=point)
+            assert killed.code == -signal.SIGKILL, (point, killed.err)
+        assert apex.call("score", "--drops", drops).code == 0
+    quiet = scoring.but(home=tmp_path / "quiet", drops_url="", **databases.migrated())
+    deliver(quiet, "spark", large)
+    run(quiet, "spark")
+    assert tables(apex) == tables(quiet)
+    assert waiting(apex) == [] and places(apex)["inbox"] == [] and apex.leftovers() == []
+    assert len([key for key in in_done(apex) if key.endswith(".parquet")]) == len(large)
 
 
 def test_the_command_line_of_sha256sum_gives_the_identity(scoring: Apex, table: pa.Table) -> None:

@@ -27,6 +27,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR
 from apex_ml.contract.per_use import Use
 from apex_ml.errors import DataError
+from apex_ml.faults import reach
 from apex_ml.text import visible
 
 GROUP_ROWS = 122_880
@@ -87,6 +88,7 @@ class _Joiner:
                         last_line = int(pc.max(table[ROW_NR]).as_py())
                         table = table.set_column(table.num_columns - 1, ROW_NR, pc.add(table[ROW_NR], first))
                     writer.write(table)
+                reach(f"part_{len(first_rows)}_read")
                 first += opened.lines(last_line)
                 rows += opened.rows
         assert target is not None  # a folder without parts is refused before

@@ -28,6 +28,7 @@ from apex_ml.adapters.storage.storage import StoredFile
 from apex_ml.adapters.storage.waiting import DONE, QUARANTINE, REASON, KnownObject, Waiting
 from apex_ml.contract.options import FolderRule
 from apex_ml.errors import ConfigError, DataError
+from apex_ml.faults import reach
 from apex_ml.file_names import hidden
 
 logger = logging.getLogger(__name__)
@@ -150,9 +151,11 @@ class ObjectFolders:
 
         def copy(file: StoredFile) -> None:
             self._storage.copy(source + file.key, target + file.key)
+            reach("part_copied")
 
         def delete(file: StoredFile) -> None:
             self._storage.delete_same(source + file.key, replace(file, key=source + file.key))
+            reach("part_deleted")
 
         for step in (copy, delete):
             for file, error in self._each(drop.files, step):
