@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from apex_ml.contract.options import FolderRule
+from apex_ml.contract.scoring_options import FolderRule
 
 FOLDER_IS_NO_DROP = "is a folder; deliver the files in it one by one, and remove it"
 """What a person should do about a folder that never is a drop."""

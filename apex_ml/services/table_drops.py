@@ -60,7 +60,7 @@ class _Ledger(TableLedger):
 
     def note(self, place: str, file: StoredFile, sha256: str) -> None:
         with transaction(self._settings, self._schema) as session:
-            PostgresDropObjects(session).note(place, file, sha256)
+            PostgresDropObjects(session).note([(place, file)], sha256)
 
     def position(self, place: str, table_id: str) -> Position | None:
         with transaction(self._settings, self._schema) as session:

@@ -14,8 +14,8 @@ from apex_airflow.inbox import inbox_folder, local_path
 from apex_airflow.triggers.drops import DropTrigger
 from apex_airflow.triggers.objects import ObjectTrigger
 from apex_ml.contract.locations import is_object_store
-from apex_ml.contract.options import FolderRule
 from apex_ml.contract.pipeline import PipelineSettings
+from apex_ml.contract.scoring_options import FolderRule
 
 LOG_FOLDERS = {"delta": "_delta_log", "iceberg": "metadata"}
 """The folder of a table in which each commit leaves a file, by the format of the table."""

@@ -9,8 +9,8 @@ from urllib.parse import unquote, urlparse
 
 from apex_airflow.waiting_objects import WAITING_OBJECTS
 from apex_ml.contract.locations import is_object_store
-from apex_ml.contract.options import FolderRule
 from apex_ml.contract.pipeline import PipelineSettings
+from apex_ml.contract.scoring_options import FolderRule
 from apex_ml.file_names import hidden
 from apex_ml.folder_rule import files_in, why_incomplete
 

@@ -20,7 +20,7 @@ from apex_ml.adapters.duckdb.file_report import FileReport
 from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.storage.folder_drops import parts_in
 from apex_ml.contract.model import Contract
-from apex_ml.contract.options import FolderRule
+from apex_ml.contract.scoring_options import FolderRule
 from apex_ml.errors import DataError
 from tests.support.order_files import order_table
 

@@ -12,7 +12,7 @@ from apex_ml.adapters.storage.inboxes import Part
 from apex_ml.adapters.storage.raw_folder import walk_files
 from apex_ml.adapters.storage.storage import StoredFile
 from apex_ml.adapters.storage.waiting import Waiting
-from apex_ml.contract.options import FolderRule
+from apex_ml.contract.scoring_options import FolderRule
 from apex_ml.errors import DataError
 from apex_ml.folder_rule import files_in, why_incomplete
 

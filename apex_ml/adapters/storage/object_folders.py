@@ -26,7 +26,7 @@ from apex_ml.adapters.storage.object_downloads import refuse_too_large
 from apex_ml.adapters.storage.object_store import CHUNK, ObjectStorage
 from apex_ml.adapters.storage.storage import StoredFile
 from apex_ml.adapters.storage.waiting import DONE, QUARANTINE, REASON, KnownObject, Waiting
-from apex_ml.contract.options import FolderRule
+from apex_ml.contract.scoring_options import FolderRule
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.faults import reach
 from apex_ml.file_names import hidden

@@ -25,7 +25,7 @@ from apex_ml.adapters.storage.object_folders import Notes, ObjectFolders
 from apex_ml.adapters.storage.object_store import ObjectStorage
 from apex_ml.adapters.storage.storage import StoredFile
 from apex_ml.adapters.storage.waiting import DONE, INBOX, QUARANTINE, REASON, Waiting
-from apex_ml.contract.options import Scoring
+from apex_ml.contract.scoring_options import Scoring
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.file_names import hidden
 from apex_ml.folder_rule import FOLDER_IS_NO_DROP

@@ -66,13 +66,13 @@ def raw_files(folder: Path, setting: str, columns: Collection[str] = ()) -> RawF
         raise DataError(
             f"{setting}={folder}: is inside {kind}, {table}, whose log lists the data files; name that folder"
         )
-    found = walk_files(folder, columns)
-    if not found.files:
+    files = walk_files(folder, columns)
+    if not files.files:
         raise DataError(
             f"{setting}={folder}: no data files; put parquet files there, or generate some: apex simulate"
-            f"{found.why_left_out()}"
+            f"{files.why_left_out()}"
         )
-    return found
+    return files
 
 
 def walk_files(folder: Path, columns: Collection[str] = ()) -> RawFiles:

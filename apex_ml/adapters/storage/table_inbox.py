@@ -21,7 +21,7 @@ from apex_ml.adapters.storage.inboxes import DropInbox, FetchedDrop, late_drops
 from apex_ml.adapters.storage.storage import StoredFile
 from apex_ml.adapters.storage.table_log import Commits, Position, TableCommit, TableLog, TableState
 from apex_ml.adapters.storage.waiting import KnownObject, Waiting
-from apex_ml.contract.options import Scoring
+from apex_ml.contract.scoring_options import Scoring
 from apex_ml.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -89,9 +89,9 @@ class TableInbox(DropInbox):
         known = self._known(commits)
         return [self._waiting(c) for c in commits if c.kind == "append" and self._place(c) not in known]
 
-    def folders(self) -> list[str]:
+    def folders(self) -> dict[str, str]:
         """None: a table has no folders of drops."""
-        return []
+        return {}
 
     def settled(self) -> list[Waiting]:
         """As :meth:`look`. Commits that changed rows are reported once, and the position is noted."""

@@ -10,7 +10,7 @@ from typing import Any
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from apex_airflow.inbox import FileStates, list_files
-from apex_ml.contract.options import FolderRule
+from apex_ml.contract.scoring_options import FolderRule
 
 MAX_NAMES = 20
 """Names in an event."""

@@ -12,7 +12,7 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from apex_airflow.triggers.drops import MAX_NAMES
 from apex_airflow.triggers.events import nudges
-from apex_ml.contract.options import FolderRule
+from apex_ml.contract.scoring_options import FolderRule
 from apex_ml.errors import ApexError
 from apex_ml.file_names import hidden
 from apex_ml.pipeline_settings import load_pipeline_settings
