@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -31,6 +31,7 @@ from apex_ml.steps.manual_override import force, rollback
 from apex_ml.steps.promote import promote
 from tests.support.apex_home import Apex
 from tests.support.home_with_champion import register
+from tests.support.object_servers import moto_server
 from tests.support.online_service import Running, running
 from tests.support.relay import Relay
 
@@ -149,3 +150,37 @@ def test_a_newer_snapshot_is_loaded(nights: Any, chain: Any, asked: LoadtestRows
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert (now["snapshot_as_of"], now["version"]) == ("2024-09-01", before["version"])
+
+
+def test_snapshots_of_an_object_store_are_followed_and_its_outage_is_survived(
+    nights: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apex: Apex = nights.apex
+    promote(apex.context("one"), who="test")
+
+    def publish(run: str, **result: str) -> None:
+        with there.context(run).runs.new_output(run, "elt") as output:
+            shutil.copytree(apex.processed / "two" / "elt", output, dirs_exist_ok=True)
+            manifest = json.loads((output / "manifest.json").read_text()) | {"run": run}
+            (output / "manifest.json").write_text(json.dumps(manifest | {"result": manifest["result"] | result}))
+
+    def model(service: Running) -> dict[str, Any]:
+        return httpx.get(f"{service.url}/model").json()
+
+    with ExitStack() as store:
+        server = store.enter_context(moto_server(tmp_path))
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        there = apex.but(processed_url=f"{server.url}/processed")
+        publish("two")
+        shutil.rmtree(there.settings.spool)  # the service has to get it
+        with running(there) as service:
+            service.ready(ready=True)
+            publish("three", as_of="2024-09-01", snapshot_sha256="0" * 64)
+            deadline = time.monotonic() + 40
+            while model(service)["snapshot_as_of"] != "2024-09-01":
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            store.close()
+            service.ready(ready=True, problems=["the store of the runs does not answer"], seconds=60)
+            assert model(service)["snapshot_as_of"] == "2024-09-01"

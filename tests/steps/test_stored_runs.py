@@ -7,18 +7,20 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from apex_ml.adapters.mlflow.registry import CHAMPION, Registry
+from apex_ml.adapters.storage.files import sha256_of
 from apex_ml.adapters.storage.object_store import ObjectStorage
 from apex_ml.adapters.storage.stores import open_objects
 from apex_ml.contract.model import Contract
 from apex_ml.errors import DataError, TransientError
 from apex_ml.services.held_back import find_held_back
-from apex_ml.services.results import EltResult, ValidateResult
+from apex_ml.services.results import EltResult, SplitResult, ValidateResult
 from apex_ml.services.run_folder import latest_manifest, step_manifest
 from apex_ml.services.stored_runs import StoredRuns
 from apex_ml.settings import Settings
@@ -28,6 +30,7 @@ from apex_ml.steps.prune import find_prunable, prune
 from apex_ml.steps.split import split
 from apex_ml.steps.validate import validate
 from tests.support.apex_home import ORIGIN, Apex
+from tests.support.faulty_store import Faults, faulty
 from tests.support.home_with_champion import RUN
 from tests.support.ledger import counts
 from tests.support.object_servers import ObjectServer
@@ -267,6 +270,30 @@ def test_the_copies_stay_within_the_limit(machine: Machine, written: Apex, monke
     monkeypatch.setattr(runs._copies, "max_bytes", size // 2)
     with pytest.raises(DataError, match=r"more than the copies of a pipeline's outputs may have .*APEX_SPOOL_MB"):
         runs.output("night", "validate", "")
+
+
+def test_under_faults_of_the_store_an_output_is_whole_or_absent(
+    machine: Machine, written: Apex, moto: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apex_ml.adapters.storage.stores.RETRIES", {"max_retries": 0})
+    faults, direct, failed = Faults(5, 0.2), machine("direct"), 0
+    with faulty(moto, faults) as broken:
+        for number, step in enumerate([elt, partial(split, strategy="temporal")] * 3):
+            run = f"night-{number // 2}"
+            validated(written, run)
+            monkeypatch.setenv("AWS_ENDPOINT_URL", broken.endpoint)
+            for attempt in range(100):
+                try:
+                    step(machine(f"{number}-{attempt % 2}").context(run))
+                    break
+                except TransientError:
+                    failed += 1
+            monkeypatch.setenv("AWS_ENDPOINT_URL", moto.endpoint)
+            for kind in (EltResult, SplitResult)[: 1 + number % 2]:
+                files = step_manifest(direct.context(run), kind).outputs
+                folder = direct.context(run).output(kind.STEP)
+                assert {name: sha256_of(folder / name) for name in files} == {n: f.sha256 for n, f in files.items()}
+    assert failed and faults.counts.total() > 10
 
 
 def test_a_store_that_does_not_answer_is_tried_again_later(
