@@ -26,9 +26,11 @@ def make_data_folders(settings: Settings, pipeline: Pipeline) -> None:
     """Create the folders of drops and raw files of a pipeline, except a configured folder of raw files.
 
     Of an object store it is only tried whether drops can be moved there. One that does not answer now stops nothing.
+    The first look at a table is noted in Postgres, which may not run yet: the first step does it.
     """
     try:
-        open_inbox(settings, pipeline).prepare()
+        if not pipeline.drops_are_appends:
+            open_inbox(settings, pipeline).prepare()
     except TransientError as error:
         logger.warning("inbox_unavailable pipeline=%s reason=%s", pipeline.name, error)
     if not pipeline.options.locations.raw:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyiceberg.expressions import EqualTo
+from pyiceberg.manifest import DataFileContent
 from pyiceberg.table import Table
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import LongType
@@ -23,7 +24,7 @@ from apex_ml.adapters.storage.stores import open_storage
 from apex_ml.adapters.storage.table_files import table_format
 from apex_ml.contract.pipeline import Locations
 from apex_ml.errors import DataError
-from tests.support.iceberg_tables import new_catalog, new_table, place_of
+from tests.support.iceberg_tables import add_deletes, new_catalog, new_table, place_of
 from tests.support.object_servers import ObjectServer
 
 ANY = 1 << 30
@@ -129,6 +130,18 @@ def test_a_table_that_was_copied_to_another_folder_is_read(tmp_path: Path) -> No
     copy_iceberg(storage, str(there), tmp_path / "copies", ANY)
     files = raw_files(tmp_path / "copies", "raw")
     assert rows_of(files) == ROWS.to_pylist() and files.tables[""].name == "there"
+
+
+def test_rows_that_a_delete_file_names_are_left_out(tmp_path: Path) -> None:
+    table = new_table(new_catalog(tmp_path), "claims", ROWS)
+    assert len(rows_of(copied(table, tmp_path / "copies"))) == 4
+    (path,) = (task.file.file_path for task in table.scan().plan_files())
+    deletes = pa.table({"file_path": [path], "pos": pa.array([2], pa.int64())})
+    add_deletes(table, deletes, DataFileContent.POSITION_DELETES)
+    assert [row["id"] for row in rows_of(copied(table, tmp_path / "copies"))] == [0, 1, 3]
+    add_deletes(table, pa.table({"id": pa.array([1], pa.int64())}), DataFileContent.EQUALITY_DELETES)
+    with pytest.raises(DataError, match=r"does not read \(it has equality deletes\)"):
+        copied(table, tmp_path / "copies")
 
 
 def damage_none(folder: Path) -> None:

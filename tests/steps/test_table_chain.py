@@ -16,6 +16,7 @@ from apex_ml.services.results import ValidateResult
 from apex_ml.services.run_folder import step_manifest
 from apex_ml.steps.elt import elt
 from apex_ml.steps.promote import promote
+from apex_ml.steps.score import score
 from apex_ml.steps.split import split
 from apex_ml.steps.validate import validate
 from tests.support.apex_home import Apex, single_pipeline_home
@@ -74,3 +75,11 @@ def test_the_version_of_the_table_is_named_from_the_manifest_to_the_lineage(home
     assert version.tags["apex.tables"].startswith("visits: Delta version 4 of 20")
     assert f"| Table | {version.tags['apex.tables']} |" in version.description
     assert home.sql("SELECT tables FROM trained_versions") == [([dict(read)],)]
+
+    # the appends to another table are the drops
+    drops = str(table.with_name("visits_to_score"))
+    scored = home.but(drops_url=drops, scoring__source="delta", scoring__first_version=0)
+    write_deltalake(drops, drop_rows(50, seed=9))
+    assert score(scored.context("scoring"), ["visits_to_score-v000000.parquet"]).rows_scored == 50
+    lineage = home.sql("SELECT drop_name, training_tables, count(*) FROM lineage GROUP BY 1, 2")
+    assert lineage == [("visits_to_score-v000000.parquet", [dict(read)], 50)]

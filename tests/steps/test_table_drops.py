@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
+import sys
 import uuid
 from datetime import date
 from pathlib import Path
@@ -14,12 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from rich.console import Console
 
 from apex_ml.adapters.storage.stores import open_storage
 from apex_ml.contract.model import Contract
 from apex_ml.core.table_version import TableVersion
 from apex_ml.errors import ConfigError, DataError
+from apex_ml.platform.reports.status import _waiting as waiting_part
 from apex_ml.services.inboxes import open_inbox
+from apex_ml.services.raw_location import local_raw
 from apex_ml.settings import CODE_ROOT
 from apex_ml.simulate.drop import make_drop
 from apex_ml.steps.list_drops import list_drops
@@ -293,3 +298,40 @@ def test_two_workers_and_a_writer_at_the_same_time(table: Table, rows: Any) -> N
         assert worker.returncode == 0, errors
     run(table.apex, *table.waiting())
     assert table.waiting() == [] and counts(table.apex) == (6, 6, 6 * ROWS)
+
+
+def test_the_folder_of_a_table_is_no_folder_of_drops(table: Table, rows: Any) -> None:
+    table.append(rows(1))
+    apex = table.apex.but(scoring__source="files")
+    with pytest.raises(ConfigError, match=r"locations.drops=\S+: is a table; .* scoring.source: delta"):
+        list_drops(apex.context("list"))
+    assert {path.name for path in Path(table.url).iterdir() if path.is_dir()} == {"_delta_log"}
+
+
+@pytest.mark.parametrize("package", ["deltalake", "pyiceberg"])
+def test_without_the_packages_the_command_that_installs_them_is_named(
+    table: Table, rows: Any, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table.append(rows(1))
+    source = "delta" if package == "deltalake" else "iceberg"
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    command = rf"needs the package {package}, which is not installed: pip install 'apex-ml\[tables\]'"
+    with pytest.raises(ConfigError, match=command):
+        list_drops(table.apex.but(scoring__source=source).context("list"))
+    if package == "pyiceberg":
+        metadata = Path(table.url).parent / "claims" / "metadata" / "00000-a.metadata.json"
+        metadata.parent.mkdir(parents=True)
+        metadata.write_text("{}")
+        with pytest.raises(ConfigError, match=command):
+            local_raw(table.apex.settings, table.apex.pipeline, str(metadata.parent.parent))
+
+
+def test_status_lists_the_appends_that_wait(table: Table, rows: Any) -> None:
+    table.append(rows(1))
+    table.waiting()
+    table.append(rows(2))
+    shown = io.StringIO()
+    assert waiting_part(table.apex.settings, table.apex.pipeline, Console(file=shown, width=200))
+    assert "drops waiting: 1 (t" in shown.getvalue() and "-v000001.parquet)" in shown.getvalue()

@@ -56,7 +56,8 @@ def _plan(table: StaticTable, url: str) -> dict[str, FileScanTask]:
     try:
         tasks = list(table.scan().plan_files())
     except (ValueError, NotImplementedError) as error:
-        raise refusal(url, str(error).splitlines()[0][:300]) from error
+        why = "it has equality deletes" if "equality deletes" in str(error) else str(error).splitlines()[0][:300]
+        raise refusal(url, why) from error
     except FileNotFoundError as error:
         raise _gone(url, error) from error
     schema = table.schema()
