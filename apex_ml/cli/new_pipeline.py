@@ -32,7 +32,7 @@ MAX_LEFT_OUT = 5
     "place",
     required=True,
     metavar="FILE|FOLDER|URL",
-    help="The table, as parquet or CSV: a file, a folder, or a prefix of an object store such as s3://bucket/raw.",
+    help="The table, as parquet, CSV or JSON lines: a file, a folder, or a prefix of an object store such as s3://bucket/raw.",
 )
 @click.option("--target", required=True, metavar="COLUMN", help="The column to predict.")
 @click.option("--entity", metavar="COLUMN", help="What a row is about; its earlier rows are its history.")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="The page. Default: <name>-profile.html.")
 def profile(path: Path, target: str | None, timestamp: str | None, out: Path | None) -> None:
-    """Describe the table in a parquet or CSV FILE, or in all such files below a FOLDER.
+    """Describe the table in a parquet, CSV or JSON lines FILE, or in all such files below a FOLDER.
 
     Shows types, nulls, values, keys, repeated rows, the relation to a target, suspected leaks and the change over time,
     and writes an HTML page with plots. Needs no service and no pipeline.

@@ -1,8 +1,9 @@
-"""The format of a pipeline's raw files and drops: parquet, or CSV with its delimiter, quotes, encoding and nulls."""
+"""The format of a pipeline's raw files and drops: parquet, JSON lines, or CSV with its delimiter, quotes and nulls."""
 
 from __future__ import annotations
 
 import codecs
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -11,6 +12,7 @@ from apex_ml.contract.part import ContractPart, ContradictionError, Place
 
 UTF8 = "utf-8"
 _ONLY_CSV = "only CSV has it: write format: csv, or leave it out"
+_ONLY_TEXT = "only CSV and JSON lines have it: write format: csv or format: jsonl, or leave it out"
 
 
 def _check_sign(sign: str) -> str:
@@ -34,9 +36,10 @@ Sign = Annotated[str, AfterValidator(_check_sign)]
 class FileFormat(ContractPart):
     """The format of raw files and drops. A parquet file is known by its content, whatever the format says."""
 
-    format: Literal["parquet", "csv"] = Field(
+    format: Literal["parquet", "csv", "jsonl"] = Field(
         "parquet",
-        description="Format of raw files and drops. csv: a file that is not parquet is read as CSV.",
+        description="Format of raw files and drops. csv or jsonl: a file that is not parquet is read as CSV, or as JSON"
+        " lines, one object a line.",
     )
     delimiter: Sign = Field(",", min_length=1, description='Character between two values. A tab is "\\t".')
     quote: Sign = Field('"', description='Character around a value. "": values have no quotes.')
@@ -65,7 +68,9 @@ class FileFormat(ContractPart):
     def _agrees(self) -> Self:
         faults: list[tuple[Place, str]] = []
         if self.format != "csv":
-            faults += [((key,), _ONLY_CSV) for key in type(self).model_fields if key != "format" and self._differs(key)]
+            faults += [((key,), _ONLY_CSV) for key in self._of_csv() if self._differs(key)]
+        if self.format == "parquet" and self._differs("encoding"):
+            faults.append((("encoding",), _ONLY_TEXT))
         signs = [self.delimiter, *filter(None, (self.quote, self.escape))]
         if len(set(signs)) < len(signs):
             if self.escape == self.quote:
@@ -82,6 +87,10 @@ class FileFormat(ContractPart):
         if faults:
             raise ContradictionError(faults)
         return self
+
+    def _of_csv(self) -> Iterator[str]:
+        """The keys that only CSV has."""
+        return (key for key in type(self).model_fields if key not in ("format", "encoding"))
 
     def _differs(self, key: str) -> bool:
         return bool(getattr(self, key) != type(self).model_fields[key].default)

@@ -13,10 +13,10 @@ from pathlib import Path
 from rich.console import Console
 
 from apex_ml.adapters.storage.atomic_writes import write_atomically
-from apex_ml.adapters.storage.csv_files import is_csv
 from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.parquet_files import check_parquet
 from apex_ml.adapters.storage.stores import open_storage
+from apex_ml.adapters.storage.text_rows import is_text_table
 from apex_ml.adapters.storage.waiting import INBOX, PLACE
 from apex_ml.contract.file_format import PARQUET, FileFormat
 from apex_ml.contract.locations import is_object_store
@@ -85,7 +85,7 @@ def check_drop(path: Path, form: FileFormat = PARQUET) -> None:
     if hidden(path.name):
         raise ConfigError(f"--drop {path}: its name is that of an unfinished file; rename it")
     try:
-        if not is_csv(path, form):
+        if not is_text_table(path, form):
             check_parquet(path)
     except DataError as error:
         raise ConfigError(f"--drop {path}: {error}") from error

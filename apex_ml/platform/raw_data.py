@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from apex_ml.adapters.storage.csv_files import is_csv
 from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.parquet_files import check_parquet
 from apex_ml.adapters.storage.raw_folder import data_files
+from apex_ml.adapters.storage.text_rows import is_text_table
 from apex_ml.contract.file_format import PARQUET, FileFormat
 from apex_ml.contract.locations import is_object_store
 from apex_ml.contract.pipeline import Pipeline
@@ -54,7 +54,7 @@ def raw_folder(raw: str, form: FileFormat = PARQUET) -> Path:
         raise ConfigError(str(error)) from error
     for file in files:
         with contextlib.suppress(ApexError):
-            if not is_csv(file, form):
+            if not is_text_table(file, form):
                 check_parquet(file)
             return folder
     raise ConfigError(

@@ -1,4 +1,4 @@
-"""Lines of CSV files that cannot be parsed, among the quarantined rows: DuckDB SQL."""
+"""Lines of CSV and JSON files that cannot be parsed, among the quarantined rows: DuckDB SQL."""
 
 from __future__ import annotations
 

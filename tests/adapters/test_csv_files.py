@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from apex_ml.adapters.storage import csv_records, csv_text
-from apex_ml.adapters.storage.csv_files import convert_csv, is_csv
-from apex_ml.adapters.storage.csv_records import BAD_QUOTE, BAD_TEXT, TOO_FEW, TOO_MANY
+from apex_ml.adapters.storage.csv_files import convert_csv
+from apex_ml.adapters.storage.csv_records import BAD_QUOTE, TOO_FEW, TOO_MANY
+from apex_ml.adapters.storage.text_rows import BAD_TEXT, is_text_table
 from apex_ml.contract.file_format import FileFormat
 from apex_ml.errors import DataError
 
@@ -222,8 +223,8 @@ def test_compressed_files(tmp_path: Path, name: str, compress: Any) -> None:
 def test_a_parquet_file_is_no_csv_and_a_header_may_begin_as_one(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), tmp_path / "a.parquet")
     (tmp_path / "b.csv").write_bytes(b"PAR1,b\n1,2\n")
-    assert not is_csv(tmp_path / "a.parquet", COMMA)
-    assert is_csv(tmp_path / "b.csv", COMMA) and not is_csv(tmp_path / "b.csv", FileFormat())
+    assert not is_text_table(tmp_path / "a.parquet", COMMA)
+    assert is_text_table(tmp_path / "b.csv", COMMA) and not is_text_table(tmp_path / "b.csv", FileFormat())
 
 
 def test_a_quote_that_is_never_closed_costs_one_line(tmp_path: Path) -> None:

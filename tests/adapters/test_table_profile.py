@@ -224,7 +224,7 @@ def test_other_faults_are_one_clear_error(settings: Settings, tmp_path: Path) ->
     with pytest.raises(DataError, match="there is no column shwo; did you mean show"):
         profile_table(settings, path, "shwo")
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(DataError, match="x.json: Apex reads parquet and CSV files"):
+    with pytest.raises(DataError, match="x.json: Apex reads parquet, CSV and JSON lines"):
         profile_table(settings, tmp_path / "x.json")
     write_table(tmp_path / "odd" / "1.parquet", {"a": [1]})
     write_table(tmp_path / "odd" / "2.parquet", {"a": [[1]]})

@@ -1,7 +1,8 @@
-"""The page about CSV files: its commands run in row, and show what it says."""
+"""The page about CSV and JSON lines: its commands run in row, and show what it says."""
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shlex
@@ -20,8 +21,8 @@ from apex_ml.services.data_check import check_data
 from apex_ml.settings import Settings
 
 PAGE = next(document for document in DOCUMENTS if document.name == "docs/how-to/csv.md")
-HEAD, LINE, _ = PAGE.blocks("text")
-(FILES,) = PAGE.blocks("yaml")
+HEAD, LINE, OBJECTS, JSON_LINE, _ = PAGE.blocks("text")
+FILES, JSON_FILES = PAGE.blocks("yaml")
 
 
 def _sales(rows: int) -> bytes:
@@ -38,6 +39,19 @@ def _sales(rows: int) -> bytes:
     return "\r\n".join(lines).encode("cp1252")
 
 
+def _tickets(rows: int) -> str:
+    """The objects that the page shows, and more like them: which are solved depends on the minutes."""
+    draw = random.Random(6)
+    lines = OBJECTS.splitlines()
+    for number in range(4, rows):
+        day = date(2024, 1, 2) + timedelta(days=number * 180 // rows)
+        minutes = draw.randrange(1, 400) / 4
+        solved = "yes" if draw.random() < (0.9 if minutes < 40 else 0.3) else "no"
+        row = {"ticket": f"{number:05d}", "day": str(day), "floor": draw.randrange(9), "minutes": minutes}
+        lines.append(json.dumps(row | {"urgent": draw.random() < 0.2, "solved": solved}))
+    return "\n".join(lines)
+
+
 def test_the_commands_do_what_the_page_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -45,6 +59,7 @@ def test_the_commands_do_what_the_page_says(
     monkeypatch.setenv("APEX_HOME", str(tmp_path))
     monkeypatch.setenv("APEX_PIPELINES", str(tmp_path / "pipelines"))
     (tmp_path / "sales.csv").write_bytes(_sales(2000))
+    (tmp_path / "tickets.jsonl").write_text(_tickets(2000))
     inbox = tmp_path / "data" / "sales" / "drops" / "inbox"
     inbox.mkdir(parents=True)
     outputs = {}
@@ -54,15 +69,19 @@ def test_the_commands_do_what_the_page_says(
             with pytest.raises(SystemExit) as left:
                 main(words[1:])
             assert left.value.code == 0, command
-            outputs[words[1]] = capsys.readouterr().out
+            outputs[" ".join(words[1:3])] = capsys.readouterr().out
         else:
             subprocess.run(words, check=True)
-    assert LINE.strip() in outputs["check"]
+    assert LINE.strip() in outputs["check sales"] and JSON_LINE.strip() in outputs["check tickets"]
     file = tmp_path / "pipelines" / "sales" / "pipeline.yaml"
     assert yaml.safe_load(file.read_text())["files"] == yaml.safe_load(FILES)["files"]
     assert FILES in file.read_text()
     contract = load_contract(file)
     assert contract.columns["order"].type == "string" and contract.columns["price"].type == "double"
+    file = tmp_path / "pipelines" / "tickets" / "pipeline.yaml"
+    assert JSON_FILES in file.read_text()
+    types = {name: column.type for name, column in load_contract(file).columns.items()}
+    assert types | {"solved": "string", "urgent": "boolean", "minutes": "double", "floor": "int64"} == types
     drops = sorted(inbox.iterdir())
     assert [path.name for path in drops] == ["monday.csv", "tuesday.csv.gz"]
     for drop in drops:

@@ -1,4 +1,4 @@
-"""A CSV file goes through the same checks as a parquet file of the same rows, and no line of it vanishes."""
+"""CSV and JSON lines go through the same checks as a parquet file of the same rows, and no line of them vanishes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ import yaml
 from apex_ml.adapters.duckdb.engine import connect_strict
 from apex_ml.adapters.duckdb.file_report import FileReport
 from apex_ml.adapters.duckdb.row_checks import check_file
+from apex_ml.adapters.storage.folder_drops import parts_in
 from apex_ml.contract.model import Contract
 from apex_ml.contract.per_use import Use
 from apex_ml.contract.pipeline_file import load_contract
+from apex_ml.contract.scoring_options import FolderRule
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.settings import Settings
 
@@ -155,6 +157,96 @@ def test_a_decimal_comma(tmp_path: Path) -> None:
     assert json.loads(row["row"])["weight"] == "1.234"
 
 
+ROW = {
+    "client": "c1", "day": "2024-03-05", "code": "007", "items": 8, "paid": True, "price": 1.5, "weight": 2.5,
+    "kind": "A",
+}  # fmt: skip
+
+
+def json_lines(folder: Path, *rows: dict[str, Any] | str) -> Path:
+    lines = [row if isinstance(row, str) else json.dumps(ROW | row) for row in rows]
+    (folder / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder / "a.jsonl"
+
+
+def test_values_of_json_are_cast_as_the_text_of_csv_is(tmp_path: Path) -> None:
+    rows = [
+        {},
+        {"code": 7, "items": "9", "paid": "FALSE", "price": "2.50", "weight": "1e3"},
+        {"code": "", "weight": None},
+    ]
+    report, accepted, _ = check(tmp_path, json_lines(tmp_path, *rows), contract_of(tmp_path, format="jsonl"))
+    first = {"row_nr": 1, "client": "c1", "day": date(2024, 3, 5), "code": "007", "items": 8, "paid": True,
+             "price": Decimal("1.50"), "weight": 2.5, "kind": "A"}  # fmt: skip
+    assert accepted.to_pylist() == [
+        first,
+        first | {"row_nr": 2, "code": "7", "items": 9, "paid": False, "price": Decimal("2.50"), "weight": 1000.0},
+        first | {"row_nr": 3, "code": "", "weight": None},
+    ]
+    assert (report.name, report.cast, report.added, report.filled) == ("a.jsonl", (), (), ())
+
+
+def test_bad_lines_and_values_of_json_are_quarantined_rows_with_their_line(tmp_path: Path) -> None:
+    path = json_lines(
+        tmp_path,
+        {"extra": {"x": 1}},
+        "no json",
+        {"items": 12345678901234567890123, "price": 0.125, "weight": "", "paid": 1, "kind": "Z"},
+        {"items": [1], "code": {"a": 1}},
+        json.dumps(ROW).replace("2.5", "1e400"),
+        '["c1"]',
+        {"client": None, "weight": 3.5},
+    )
+    report, accepted, bad = check(tmp_path, path, contract_of(tmp_path, format="jsonl"))
+    assert accepted.column("row_nr").to_pylist() == [1] and report.added == ("extra",)
+    reasons = {
+        row["row_nr"]: [(r["column"], r["value"], r["rule"].split(";")[0]) for r in json.loads(row["reasons"])]
+        for row in bad.to_pylist()
+    }
+    assert reasons == {
+        2: [("line", "no json", "json: not JSON")],
+        3: [
+            ("items", "12345678901234567890123", "type: not int64 without loss"),
+            ("paid", "1", "type: not boolean without loss"), ("price", "0.125", "type: not decimal without loss"),
+            ("weight", "", "type: not double without loss"), ("kind", "Z", "domain: one of A, B"),
+        ],
+        4: [
+            ("code", '{"a": 1}', "type: a list or an object, not a single value"),
+            ("items", "[1]", "type: a list or an object, not a single value"),
+        ],
+        5: [("weight", "1e400", "type: not double without loss")],
+        6: [("line", '["c1"]', "json: not an object")],
+        7: [("client", "null", "not_null")],
+    }  # fmt: skip
+    assert report.reasons["items: type: a list or an object, not a single value"] == 1
+
+
+def test_an_absent_key_is_null_also_where_no_row_has_it(tmp_path: Path) -> None:
+    bare = json.dumps({key: ROW[key] for key in ("client", "day", "kind")})
+    contract = contract_of(tmp_path, format="jsonl")
+    report, accepted, _ = check(tmp_path, json_lines(tmp_path, bare), contract)
+    assert (report.accepted, accepted.column("items").to_pylist()) == (1, [None])
+    with pytest.raises(DataError, match=r"required columns are missing; expected → found\n  client"):
+        check(tmp_path, json_lines(tmp_path, '{"day": "2024-03-05", "kind": "A"}'), contract)
+    report, _, _ = check(tmp_path, json_lines(tmp_path, '{"client": "c", "day": "2024-03-05"}'), contract, "score")
+    assert (report.accepted, report.filled) == (1, ("kind",))
+
+
+def test_the_same_rows_as_json_lines_and_csv_have_the_same_outcome(tmp_path: Path) -> None:
+    rows = [
+        {"client": f"c{n % 7}", "day": f"2024-0{1 + n % 9}-15", "code": f"{n % 13:03d}", "items": n if n % 11 else "x",
+         "paid": n % 2 == 0, "price": n + 0.25, "weight": n / 3, "kind": "AB"[n % 2]}
+        for n in range(500)
+    ]  # fmt: skip
+    cells = [[str(value).lower() if isinstance(value, bool) else str(value) for value in row.values()] for row in rows]
+    of_csv = check(tmp_path, csv(tmp_path, HEADER + "\n".join(map(",".join, cells))), contract_of(tmp_path))
+    of_json = check(tmp_path, json_lines(tmp_path, *rows), contract_of(tmp_path, format="jsonl"))
+    assert of_csv[0].quarantined == 46 and of_csv[0].reasons == of_json[0].reasons
+    for one, other in zip(of_csv[1:], of_json[1:], strict=True):
+        assert one.drop_columns(["row_nr"]).equals(other.drop_columns(["row_nr"]))
+        assert [nr - 1 for nr in one.column("row_nr").to_pylist()] == other.column("row_nr").to_pylist()
+
+
 def test_a_drop_may_lack_what_is_known_later(tmp_path: Path) -> None:
     names = HEADER.strip().split(",")
     for files, header in (({}, HEADER.replace(",kind", "")), ({"names": names}, "")):
@@ -200,6 +292,8 @@ def test_a_parquet_file_is_read_as_such_and_a_truncated_one_refused(tmp_path: Pa
     ("files", "message"),
     [
         ({"format": "parquet", "delimiter": ";"}, "only CSV has it"),
+        ({"format": "jsonl", "nulls": ["NA"]}, "only CSV has it"),
+        ({"format": "parquet", "encoding": "cp1252"}, "only CSV and JSON lines have it"),
         ({"delimiter": ";;"}, "not one ASCII character"),
         ({"delimiter": '"'}, "is also the quote"),
         ({"escape": '"'}, "is the quote itself, which is doubled without it"),
@@ -215,3 +309,21 @@ def test_contradictions_of_the_format_are_refused(tmp_path: Path, files: dict[st
     with pytest.raises(ConfigError, match=message) as refused:
         contract_of(tmp_path, **files)
     assert "contract.yaml:" in str(refused.value)
+
+
+def test_parts_of_json_lines_are_one_drop_whose_rows_go_on(tmp_path: Path) -> None:
+    folder = tmp_path / "drop"
+    folder.mkdir()
+    parts = (json.dumps(ROW) + "\nbroken\n", "", json.dumps({"client": "c2", "day": "2024-03-06", "kind": "B"}))
+    for number, text in enumerate(parts):
+        (folder / f"part-{number}.jsonl").write_text(text)
+    with connect_strict(Settings.load(home=tmp_path)) as con:
+        report = check_file(
+            con, folder, contract_of(tmp_path, format="jsonl"), "train", as_of=None, with_row_nr=True, copy=False,
+            accepted=tmp_path / "accepted.parquet", quarantined=tmp_path / "bad.parquet",
+            parts=parts_in(folder, folder.name, FolderRule("never")),
+        )  # fmt: skip
+        accepted = con.sql(report.query).to_arrow_table().to_pylist()
+    assert [(row["row_nr"], row["client"], row["items"]) for row in accepted] == [(1, "c1", 8), (5, "c2", None)]
+    assert pq.read_table(tmp_path / "bad.parquet").column("row_nr").to_pylist() == [2]
+    assert (report.rows, report.quarantined) == (3, 1)

@@ -1278,6 +1278,7 @@ def test_repeated_keys(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
 FORMATS = {
     "{format: csv}": b'client,day,kind,x\nc0,2024-03-05,A,"1.5"\n',
     '{format: csv, delimiter: ";", quote: "\'", decimal: ","}': b"client;day;kind;x\n'c0';2024-03-05;A;1,5\n",
+    "{format: jsonl}": b'{"client": "c0", "day": "2024-03-05", "kind": "A", "x": 1.5}\n',
     '{format: csv, escape: "\\\\", encoding: cp1252}': 'client,day,kind,x,ñ\nc0,2024-03-05,A,1.5,"\\""\n'.encode(
         "cp1252"
     ),
@@ -1346,7 +1347,8 @@ ELSEWHERE: dict[Callable[..., None], tuple[str, ...]] = {
     test_derived_columns: ("Column.derive",),
     test_repeated_keys: ("Contract.repeated_keys=latest", "Contract.repeated_keys=refuse"),
     test_files: (
-        "Contract.files", "FileFormat.format=parquet", "FileFormat.format=csv", "FileFormat.decimal=.",
+        "Contract.files", "FileFormat.format=parquet", "FileFormat.format=csv", "FileFormat.format=jsonl",
+        "FileFormat.decimal=.",
         "FileFormat.decimal=,", *(f"FileFormat.{key}" for key in ("delimiter", "quote", "escape", "names", "encoding")),
         "FileFormat.nulls",
     ),

@@ -21,8 +21,8 @@ from apex_ml.adapters.duckdb.engine import StrictConnection, reason_of
 from apex_ml.adapters.duckdb.open_parts import LARGE, OpenedPart, PartReader
 from apex_ml.adapters.duckdb.part_places import PartPlaces
 from apex_ml.adapters.duckdb.table_file import TableFile
-from apex_ml.adapters.storage.csv_files import ConvertedCsv
 from apex_ml.adapters.storage.inboxes import Part
+from apex_ml.adapters.storage.text_rows import ConvertedFile
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR
 from apex_ml.contract.per_use import Use
@@ -70,7 +70,7 @@ class _Joiner:
         path, bad_path = self._folder / self._reader.name, self._folder / "bad-lines.parquet"
         first, first_rows, rows = 0, [], 0
         target = schema
-        merged = _MergedCsv()
+        merged = _MergedText()
         with ExitStack() as stack:
             writer: _Writer | None = None
             for opened in stack.enter_context(self._reader.opened()):
@@ -84,7 +84,7 @@ class _Joiner:
                 last_line = 0
                 for table in opened.tables:
                     table = self._fit(table, target, opened.part)
-                    if opened.csv is not None and table.num_rows:
+                    if opened.text is not None and table.num_rows:
                         last_line = int(pc.max(table[ROW_NR]).as_py())
                         table = table.set_column(table.num_columns - 1, ROW_NR, pc.add(table[ROW_NR], first))
                     writer.write(table)
@@ -93,8 +93,8 @@ class _Joiner:
                 rows += opened.rows
         assert target is not None  # a folder without parts is refused before
         places = PartPlaces(tuple(part.name for part in self._reader.parts), tuple(first_rows))
-        csv = merged.write(path, bad_path, rows, target)
-        return TableFile(path, csv), places, frozenset(self._reader.key_names)
+        text = merged.write(path, bad_path, rows, target)
+        return TableFile(path, text), places, frozenset(self._reader.key_names)
 
     def unified(self) -> pa.Schema:
         """A schema that holds the values of all parts: a column that some parts lack is null there."""
@@ -108,7 +108,7 @@ class _Joiner:
                 for column in opened.schema:
                     kind, part = types.get(column.name, (column.type, opened.part))
                     types[column.name] = self._common(column, opened.part, kind, part), part
-        if ROW_NR in types:  # the line of CSV is the last column
+        if ROW_NR in types:  # the line of text is the last column
             types[ROW_NR] = types.pop(ROW_NR)
         return pa.schema([pa.field(name, kind) for name, (kind, _) in types.items()])
 
@@ -149,10 +149,11 @@ class _Joiner:
         return f"{self._reader.name}: {visible(part.name)}"
 
 
-class _MergedCsv:
-    """What could not be parsed in the CSV parts of a folder."""
+class _MergedText:
+    """What could not be parsed in the parts of a folder that are text."""
 
     def __init__(self) -> None:
+        self._bad_rows = 0
         self._bad: list[pa.Table] = []
         self._counts: Counter[str] = Counter()
         self._examples: dict[str, tuple[str, ...]] = {}
@@ -160,25 +161,26 @@ class _MergedCsv:
 
     def add(self, opened: OpenedPart, first: int) -> None:
         """Add a part. Raises :class:`~apex_ml.errors.DataError` for one of another format than the others."""
-        self._kinds.setdefault(opened.csv is not None, opened.part)
+        self._kinds.setdefault(opened.text is not None, opened.part)
         if len(self._kinds) == 2:
-            names = f"{visible(self._kinds[True].name)} is CSV and {visible(self._kinds[False].name)} is parquet"
+            names = f"{visible(self._kinds[True].name)} is text and {visible(self._kinds[False].name)} is parquet"
             raise DataError(f"{opened.part.path.name}: {names}; deliver all parts of a folder in one format")
-        if opened.csv is None or opened.bad is None:
+        if opened.text is None or opened.bad is None:
             return
-        self._counts.update(opened.csv.bad)
-        self._examples = opened.csv.examples | self._examples
+        self._bad_rows += opened.text.bad_rows
+        self._counts.update(opened.text.bad)
+        self._examples = opened.text.examples | self._examples
         numbers = pc.add(opened.bad[ROW_NR], first)
         self._bad.append(opened.bad.set_column(opened.bad.schema.get_field_index(ROW_NR), ROW_NR, numbers))
 
-    def write(self, path: Path, bad_path: Path, rows: int, schema: pa.Schema) -> ConvertedCsv | None:
-        """The joined CSV; None when the parts are parquet."""
+    def write(self, path: Path, bad_path: Path, rows: int, schema: pa.Schema) -> ConvertedFile | None:
+        """The joined text; None when the parts are parquet."""
         if True not in self._kinds:
             return None
         if self._bad:
             pq.write_table(pa.concat_tables(self._bad), bad_path)
         columns = pa.schema([column for column in schema if column.name != ROW_NR])
-        return ConvertedCsv(path, bad_path, rows, dict(self._counts), self._examples, columns)
+        return ConvertedFile(path, bad_path, rows, self._bad_rows, dict(self._counts), self._examples, columns)
 
 
 @dataclass

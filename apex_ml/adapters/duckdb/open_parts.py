@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 from apex_ml.adapters.duckdb.engine import StrictConnection, reason_of
 from apex_ml.adapters.duckdb.key_columns import key_columns
 from apex_ml.adapters.duckdb.table_file import as_parquet
-from apex_ml.adapters.storage.csv_files import ConvertedCsv
 from apex_ml.adapters.storage.files import name_errors
 from apex_ml.adapters.storage.inboxes import Part
 from apex_ml.adapters.storage.parquet_files import check_parquet
 from apex_ml.adapters.storage.path_keys import column_keys
+from apex_ml.adapters.storage.text_rows import ConvertedFile
 from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR
 from apex_ml.contract.per_use import Use
@@ -47,14 +47,14 @@ class OpenedPart:
     schema: pa.Schema
     tables: Iterator[pa.Table]
     rows: int
-    csv: ConvertedCsv | None
+    text: ConvertedFile | None
     bad: pa.Table | None
-    """The lines of a CSV part that cannot be parsed."""
+    """The lines of a part of text that cannot be parsed."""
     close: Callable[[], None]
 
     def lines(self, table_lines: int) -> int:
-        """The number after that of the last row: of CSV its line."""
-        if self.csv is None:
+        """The number after that of the last row: of text its line."""
+        if self.text is None:
             return self.rows
         bad = 0 if self.bad is None or not len(self.bad) else int(pc.max(self.bad[ROW_NR]).as_py())
         return max(table_lines, bad) + 1
@@ -104,11 +104,14 @@ class PartReader:
     def _open(self, part: Part) -> OpenedPart:
         """Open a part; a small one is read."""
         with ExitStack() as stack, name_errors(part.path, self.shown(part)):
-            source = stack.enter_context(as_parquet(part.path, self._contract, self._use, self._scratch))
-            csv = source.csv
-            if csv is None:
+            keys = column_keys(self._contract, part.name)
+            source = stack.enter_context(
+                as_parquet(part.path, self._contract, self._use, self._scratch, keys, is_part=True)
+            )
+            text = source.text
+            if text is None:
                 check_parquet(part.path)
-            bad = pq.read_table(csv.bad_path) if csv is not None and csv.bad else None
+            bad = pq.read_table(text.bad_path) if text is not None and text.bad else None
             try:
                 file = stack.enter_context(
                     pq.ParquetFile(
@@ -123,7 +126,7 @@ class PartReader:
                 schema = _plain_schema(file.schema_arrow)
             except DAMAGED as error:
                 raise self._damaged(part, error) from error
-            return OpenedPart(part, schema, tables, rows, csv, bad, stack.pop_all().close)
+            return OpenedPart(part, schema, tables, rows, text, bad, stack.pop_all().close)
         raise AssertionError  # an exit stack swallows nothing
 
     def _read(self, part: Part, file: pq.ParquetFile, rows: int) -> Iterator[pa.Table]:
@@ -145,18 +148,18 @@ class PartReader:
         return DataError(f"{self.shown(part)}: a damaged parquet file; deliver it again ({reason_of(error)})")
 
     def _with_keys(self, opened: OpenedPart) -> OpenedPart:
-        """A part with the columns of its path, before that of the lines of CSV."""
+        """A part with the columns of its path, before that of the lines of text."""
         keys = column_keys(self._contract, opened.part.name)
         if not keys:
             return opened
         with name_errors(opened.part.path, self.shown(opened.part)):
             columns = key_columns(self._con, opened.part.path, self._contract, opened.schema, keys)
-        place = len(opened.schema) - (opened.csv is not None)
+        place = len(opened.schema) - (opened.text is not None)
         values = {column.name: _value(keys[column.name], column.kind) for column in columns}
         self.key_names |= set(values)
         tables = (_insert(table, place, values) for table in opened.tables)
         schema = _insert(opened.schema.empty_table(), place, values).schema
-        return OpenedPart(opened.part, schema, tables, opened.rows, opened.csv, opened.bad, opened.close)
+        return OpenedPart(opened.part, schema, tables, opened.rows, opened.text, opened.bad, opened.close)
 
 
 def _plain_schema(schema: pa.Schema) -> pa.Schema:

@@ -59,27 +59,28 @@ def check_file(
 ) -> FileReport:
     """Split one file, or the `parts` of a folder, into accepted rows and quarantined rows with all their reasons.
 
-    The file is parquet, or CSV where the contract says so. `accepted` gets the contract's columns, normalised and cast,
-    and with `with_row_nr` also the row's position in the file, from 0, or through all parts in their order; of CSV its
-    line, from 1. Without `copy` it is written only when the file itself will not do; the report's `query` then reads
-    the rows until the next file is checked. `quarantined` is written only when a row is bad: `row_nr`, `reasons` (JSON
-    list of column, value, rule) and `row` (JSON of the file's own values, texts cut after 10,000 characters). A line
-    of CSV that cannot be parsed is such a row. `name` is the file's name in the report and in errors, by default its
-    last name; keys in its folders, such as country=PE, are columns. Raises :class:`~apex_ml.errors.DataError` for a
-    file that cannot be read, that contradicts its checksums, or that lacks a
+    The file is parquet, or CSV or JSON lines where the contract says so. `accepted` gets the contract's columns,
+    normalised and cast, and with `with_row_nr` also the row's position in the file, from 0, or through all parts in
+    their order; of text its line, from 1. Without `copy` it is written only when the file itself will not do; the
+    report's `query` then reads the rows until the next file is checked. `quarantined` is written only when a row is
+    bad: `row_nr`, `reasons` (JSON list of column, value, rule) and `row` (JSON of the file's own values, texts cut
+    after 10,000 characters). A line that cannot be parsed is such a row. `name` is the file's name in the report and in
+    errors, by default its last name; keys in its folders, such as country=PE, are columns. Raises
+    :class:`~apex_ml.errors.DataError` for a file that cannot be read, that contradicts its checksums, or that lacks a
     required column.
     """
+    keys = column_keys(contract, name or "")
     with (
         name_errors(path, name or path.name),
-        _as_one_file(con, path, parts, contract, use, accepted.parent) as (source, places, of_paths),
+        _as_one_file(con, path, parts, contract, use, accepted.parent, keys) as (source, places, of_paths),
     ):
-        file = _open(con, source, contract, use, as_of, column_keys(contract, name or ""))
-        copy = copy or bool(parts) or source.csv is not None  # what is temporary does not stay
+        file = _open(con, source, contract, use, as_of, keys)
+        copy = copy or bool(parts) or source.text is not None  # what is temporary does not stay
         report = _check(file, SplitFiles(accepted, quarantined, with_row_nr, copy))
         in_path = file.columns_of_path(of_paths)
         report = replace(report, places=places, cast=tuple(cast for cast in report.cast if cast[0] not in in_path))
-        if source.csv is not None:
-            report = add_bad_lines(con, report, source.csv, quarantined)
+        if source.text is not None:
+            report = add_bad_lines(con, report, source.text, quarantined)
         if contract.extra == "report":
             extra = {f"{visible(column)}: {NOT_IN_CONTRACT}": report.rows for column in report.added}
             report = replace(report, warnings=report.warnings | extra)
@@ -88,14 +89,20 @@ def check_file(
 
 @contextmanager
 def _as_one_file(
-    con: StrictConnection, path: Path, parts: Sequence[Part], contract: Contract, use: Use, scratch: Path
+    con: StrictConnection,
+    path: Path,
+    parts: Sequence[Part],
+    contract: Contract,
+    use: Use,
+    scratch: Path,
+    in_path: Mapping[str, str | None],
 ) -> Iterator[tuple[TableFile, PartPlaces | None, frozenset[str]]]:
     """A file or the parts of a folder as one parquet file, with the names of its columns that are in paths."""
     if parts:
         with join_parts(con, path, parts, contract, use, scratch) as joined:
             yield joined
     else:
-        with as_parquet(path, contract, use, scratch) as source:
+        with as_parquet(path, contract, use, scratch, in_path) as source:
             yield source, None, frozenset()
 
 
@@ -155,26 +162,26 @@ def _open(
     in_path: Mapping[str, str | None],
 ) -> _File:
     """Read the schema, verify the pages and compile the checks of a file; refuse one that cannot be checked."""
-    path, csv = source.path, source.csv
+    path, text = source.path, source.text
     encrypted: tuple[str, ...] = ()
-    if csv is None:
+    if text is None:
         stored = as_read(con, path, read_schema(path))
         rows = verify_pages(con, path)
         encrypted = encrypted_columns(con, path)
     else:
-        stored, rows = csv.schema, csv.rows
+        stored, rows = text.schema, text.rows
     schema = on_own_clock(con, path, contract, stored)
     keys = key_columns(con, path, contract, schema, in_path)
     stored, schema = with_keys(stored, keys), with_keys(schema, keys)
     refuse_repeated_names(path, contract, schema)
-    decimal = "." if csv is None else contract.files.decimal
+    decimal = "." if text is None else contract.files.decimal
     checks = compile_row_checks(contract, use, schema, as_of, derived=derived_types(contract), decimal=decimal)
     refuse_other_names(path, contract, checks)
     refuse_extra(path, contract, checks)
     refuse_encrypted(path, checks, encrypted)
     refuse_unknown_zones(con, path, contract, checks)
     places = [place for place, name in enumerate(schema.names) if name in encrypted]
-    return _File(con, path, contract, use, as_of, stored, schema, checks, rows, places, csv is not None, keys)
+    return _File(con, path, contract, use, as_of, stored, schema, checks, rows, places, text is not None, keys)
 
 
 def _is_wide(kind: pa.DataType) -> bool:

@@ -13,7 +13,7 @@ import duckdb
 from apex_ml.adapters.duckdb.column_profile import BinnedColumn, profile_column, quantile_edges
 from apex_ml.adapters.duckdb.engine import StrictConnection, connect_strict, errors_name, one_row
 from apex_ml.adapters.duckdb.table_source import find_table, open_table
-from apex_ml.adapters.storage.csv_tables import csv_as_parquet
+from apex_ml.adapters.storage.csv_tables import text_as_parquet
 from apex_ml.core.leakage import SMOOTHING
 from apex_ml.core.table_profile.bins import MISSING, OTHERS, number_text, range_labels
 from apex_ml.core.table_profile.drift import measure_drift, period_unit
@@ -49,7 +49,7 @@ def profile_table(
     timestamp: str | None = None,
     progress: Progress = lambda text: None,
 ) -> TableProfile:
-    """Describe the table in a parquet or CSV file, or in all below a folder, in bounded memory.
+    """Describe the table in a parquet, CSV or JSON lines file, or in all below a folder, in bounded memory.
 
     Without `timestamp` the date or timestamp column that most rows have is the time. `progress` is called with what is
     computed. Raises :class:`~apex_ml.errors.DataError` for files that cannot be read, and for a column that is not
@@ -61,7 +61,7 @@ def profile_table(
     with (
         connect_strict(settings) as con,
         errors_name(visible(path.name)),
-        csv_as_parquet(delivered) as table,
+        text_as_parquet(delivered) as table,
     ):
         source, columns = open_table(con, path, table.files, target, decimal_signs=table.decimal_signs)
         size = sum(file.stat().st_size for file in delivered.files)
@@ -79,7 +79,7 @@ def profile_table(
         binned = []
         for column in columns:
             progress(f"column {visible(column.name)}")
-            kind = stored.get(column.name, "computed") if table.form is None else column.kind
+            kind = stored.get(column.name, "computed") if not table.decimal_signs else column.kind
             binned.append(profile_column(con, column, kind, rows))
         profiles = tuple(one.profile for one in binned)
         progress("repeated rows and keys")

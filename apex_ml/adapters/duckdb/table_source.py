@@ -93,11 +93,13 @@ def find_table(path: Path) -> RawFiles:
     if path.is_dir():
         return raw_files(path.absolute(), "FOLDER")
     if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder; name a parquet or CSV file, or a folder of them")
+        raise DataError(
+            f"{path}: there is no such file or folder; name a parquet, CSV or JSON lines file, or a folder of them"
+        )
     if path.suffix.lower() in (".json", ".xlsx"):
         raise DataError(
-            f"{path.name}: Apex reads parquet and CSV files, and this is {path.suffix}; write it as one of them, for"
-            ' example by pandas.read_json("…").to_parquet("…")'
+            f"{path.name}: Apex reads parquet, CSV and JSON lines (.jsonl), and this is {path.suffix}; write it as"
+            ' one of them, for example by pandas.read_json("…").to_parquet("…")'
         )
     root = path.absolute().parent
     while "=" in root.name:  # such a folder names a column

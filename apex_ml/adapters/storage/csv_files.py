@@ -6,21 +6,17 @@ beside it, in the form of quarantined rows.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from apex_ml.adapters.storage.csv_records import (
     MAX_RECORD,
-    BadLine,
     Grammar,
     Records,
     Splitter,
@@ -28,8 +24,7 @@ from apex_ml.adapters.storage.csv_records import (
     wrong_width,
 )
 from apex_ml.adapters.storage.csv_text import read_text
-from apex_ml.adapters.storage.files import open_file
-from apex_ml.adapters.storage.parquet_files import ENCRYPTED_MAGIC, PARQUET_MAGIC
+from apex_ml.adapters.storage.text_rows import MAX_COLUMNS, BadLine, BadLineWriter, ConvertedFile, RowWriter
 from apex_ml.contract.file_format import FileFormat
 from apex_ml.contract.names import ROW_NR
 from apex_ml.errors import DataError
@@ -37,45 +32,9 @@ from apex_ml.json_text import json_text
 from apex_ml.text import visible
 from apex_ml.wording import counted
 
-LINE = "line"
-"""The label of a line that cannot be parsed, in the place of a column."""
-HEAD_BYTES = 1024
-ROW_GROUP_BYTES = 64 << 20
-MAX_COLUMNS = 10_000
-_MAX_TEXT, _MAX_VALUE, _MAX_EXAMPLE, _EXAMPLES = 10_000, 200, 40, 3
-"""Characters kept of a bad line, in its reason and as an example, and the number of examples."""
-_BAD_LINES = pa.schema([(ROW_NR, pa.int64()), ("reasons", pa.string()), ("row", pa.string())])
+_MAX_NAME = 200
+"""Characters of a name in an error."""
 _OTHER_DELIMITERS = ",;\t|"
-
-
-@dataclass(frozen=True)
-class ConvertedCsv:
-    """A CSV file as parquet. `bad_path` is written only when a line cannot be parsed."""
-
-    path: Path
-    bad_path: Path
-    rows: int
-    """Rows that could be parsed."""
-    bad: dict[str, int]
-    """Lines that could not be parsed, by the rule that they break."""
-    examples: dict[str, tuple[str, ...]]
-    schema: pa.Schema
-    """Of the columns of the file, all of them text; behind them `path` may have the lines."""
-
-
-def is_csv(path: Path, form: FileFormat) -> bool:
-    """Whether a file is read as CSV: the pipeline says so, and it does not begin as parquet does.
-
-    A header of CSV may begin with PAR1, but holds no NUL as the first page of a parquet file does.
-    """
-    if form.format != "csv":
-        return False
-    try:
-        with open_file(path) as file:
-            head = file.read(HEAD_BYTES)
-    except FileNotFoundError as error:
-        raise DataError(f"{path.name}: the file was removed while it was being read") from error
-    return not (head.startswith((PARQUET_MAGIC, ENCRYPTED_MAGIC)) and b"\0" in head)
 
 
 def convert_csv(
@@ -86,7 +45,7 @@ def convert_csv(
     is_text: Callable[[str], bool] = lambda name: True,
     *,
     as_table: bool = False,
-) -> ConvertedCsv:
+) -> ConvertedFile:
     """Write the rows of a CSV file to a parquet file of the same name in an empty folder.
 
     `names` are the possible names of the columns of a file without a header. `is_text` is called with a column's name:
@@ -102,7 +61,7 @@ def convert_csv(
     splitter = Splitter(grammar, line, len(header))
     converted = folder / path.name
     bad_path = folder / "bad-lines.parquet"
-    with _RowWriter(converted, header, not as_table) as rows, _BadLineWriter(bad_path) as bad:
+    with RowWriter(converted, header, not as_table) as rows, BadLineWriter(bad_path) as bad:
         for part, last in _with_last(text, parts):
             records = splitter.feed(part, last=last)
             if (parsed := _parse(records, form, texts)) is None:
@@ -112,9 +71,8 @@ def convert_csv(
             table, more_bad = parsed
             rows.write(table)
             bad.write(sorted([*records.bad, *more_bad], key=lambda bad_line: bad_line.line))
-    examples = {rule: tuple(shown) for rule, shown in bad.examples.items()}
     schema = pa.schema([pa.field(name, pa.string()) for name in header])
-    return ConvertedCsv(converted, bad_path, rows.rows, dict(bad.counts), examples, schema)
+    return ConvertedFile(converted, bad_path, rows.rows, bad.rows, dict(bad.counts), bad.shown(), schema)
 
 
 def _with_last(first: bytes, parts: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
@@ -164,7 +122,7 @@ def _refuse_other_delimiter(name: str, grammar: Grammar, header: Sequence[str]) 
     for other in _OTHER_DELIMITERS:
         if other.encode() != grammar.delimiter and header[0].count(other):
             raise DataError(
-                f"{name}: has one column, {visible(header[0])[:_MAX_VALUE]}; if the values are separated by {other!r},"
+                f"{name}: has one column, {visible(header[0])[:_MAX_NAME]}; if the values are separated by {other!r},"
                 f" write delimiter: {json_text(other)} under files in the pipeline's file"
             )
 
@@ -242,68 +200,3 @@ def _nulls_of(column: pa.ChunkedArray, is_text: bool) -> pa.ChunkedArray:
         return column
     empty = pc.equal(column, "")
     return pc.if_else(empty, pa.scalar(None, pa.string()), column) if pc.any(empty).as_py() else column
-
-
-class _RowWriter:
-    """Writes rows to a parquet file in groups of a fair size."""
-
-    def __init__(self, path: Path, names: Collection[str], lines: bool) -> None:
-        fields = [pa.field(name, pa.string()) for name in names]
-        self._schema = pa.schema([*fields, pa.field(ROW_NR, pa.int64())] if lines else fields)
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", compression_level=1)
-        self._waiting: list[pa.Table] = []
-        self._bytes = self.rows = 0
-
-    def __enter__(self) -> _RowWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._flush()
-        self._writer.close()
-
-    def write(self, table: pa.Table) -> None:
-        """Write the columns of a table by their places."""
-        columns = [column.combine_chunks() for column in table.columns[: len(self._schema)]]
-        self._waiting.append(pa.Table.from_arrays(columns, schema=self._schema))
-        self._bytes += table.nbytes
-        self.rows += table.num_rows
-        if self._bytes > ROW_GROUP_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write_table(pa.concat_tables(self._waiting))
-        self._waiting, self._bytes = [], 0
-
-
-class _BadLineWriter:
-    """Writes lines that cannot be parsed as quarantined rows, and counts them. Without one no file is written."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._writer: pq.ParquetWriter | None = None
-        self.counts: Counter[str] = Counter()
-        self.examples: dict[str, list[str]] = {}
-
-    def __enter__(self) -> _BadLineWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-    def write(self, bad: Sequence[BadLine]) -> None:
-        """Write some lines."""
-        if not bad:
-            return
-        rows = []
-        for line in bad:
-            text = visible(line.text.decode("utf-8", "backslashreplace")[:_MAX_TEXT])
-            reason = {"column": LINE, "value": text[:_MAX_VALUE], "rule": line.rule}
-            rows.append({ROW_NR: line.line, "reasons": json_text([reason]), "row": json_text({LINE: text})})
-            self.counts[line.rule] += 1
-            examples = self.examples.setdefault(line.rule, [])
-            if len(examples) < _EXAMPLES:
-                examples.append(text[:_MAX_EXAMPLE])
-        self._writer = self._writer or pq.ParquetWriter(self._path, _BAD_LINES, compression="zstd")
-        self._writer.write_table(pa.Table.from_pylist(rows, _BAD_LINES))

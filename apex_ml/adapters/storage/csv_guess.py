@@ -22,6 +22,7 @@ from apex_ml.text import shortened_line, visible
 from apex_ml.wording import counted
 
 CSV_SUFFIXES = (".csv", ".tsv", ".txt")
+JSON_SUFFIXES = (".jsonl", ".ndjson")
 COMPRESSED_SUFFIXES = (".gz", ".zst")
 MAX_ROWS = 10_000
 MAX_NAMED = 5
@@ -34,10 +35,23 @@ def is_named_csv(path: Path) -> bool:
     >>> [is_named_csv(Path(name)) for name in ("a.csv", "A.TSV.gz", "a.parquet", "a.gz")]
     [True, True, False, False]
     """
+    return _plain_name(path).endswith(CSV_SUFFIXES)
+
+
+def is_named_json_lines(path: Path) -> bool:
+    """Whether the name of a file says that it is JSON lines, compressed or not.
+
+    >>> [is_named_json_lines(Path(name)) for name in ("a.jsonl", "A.NDJSON.gz", "a.json")]
+    [True, True, False]
+    """
+    return _plain_name(path).endswith(JSON_SUFFIXES)
+
+
+def _plain_name(path: Path) -> str:
     name = path.name.lower()
     for suffix in COMPRESSED_SUFFIXES:
         name = name.removesuffix(suffix)
-    return name.endswith(CSV_SUFFIXES)
+    return name
 
 
 def guess_format(path: Path) -> tuple[FileFormat, tuple[str, ...]]:

@@ -9,26 +9,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from apex_ml.adapters.storage.text_rows import BAD_TEXT, MAX_KEPT, BadLine
 from apex_ml.contract.file_format import FileFormat
 
 MAX_RECORD = 1 << 20
 """Bytes of a record; a quote that is not closed within them counts as broken."""
-MAX_KEPT = 40_000
-"""Bytes of a bad record that are kept."""
 BAD_QUOTE = "quote: not closed, or text after the closing quote"
-BAD_TEXT = "encoding: bytes that are no text in the encoding of the file"
 TOO_FEW = "columns: fewer values than the header has"
 TOO_MANY = "columns: more values than the header has"
 LINE_END = re.compile(rb"\r\n|\n|\r")
-
-
-@dataclass(frozen=True)
-class BadLine:
-    """A record that cannot be parsed: its line, from 1, the rule that it breaks, and its text."""
-
-    line: int
-    rule: str
-    text: bytes
 
 
 @dataclass

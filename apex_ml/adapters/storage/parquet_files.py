@@ -50,8 +50,8 @@ def check_parquet(path: Path) -> None:
         raise DataError(f"{path.name}: an encrypted parquet file; Apex holds no keys: deliver it without encryption")
     if head != PARQUET_MAGIC:
         raise DataError(
-            f"{path.name}: not a parquet file ({size} bytes); deliver it again as parquet, or write format: csv under"
-            " files in the pipeline's file if it is CSV"
+            f"{path.name}: not a parquet file ({size} bytes); deliver it again as parquet, or write format: csv or"
+            " format: jsonl under files in the pipeline's file if it is CSV or JSON lines"
         )
     if tail != PARQUET_MAGIC or size < SMALLEST_PARQUET:
         raise DataError(f"{path.name}: a truncated parquet file ({size} bytes, no footer); deliver it again")

@@ -124,7 +124,7 @@ def _of_table(profile: TableProfile) -> Iterator[Finding]:
 
 def _of_csv(source: Source) -> Iterator[Finding]:
     values = [name for name, _ in source.columns if looks_like_value(name)]
-    if source.csv is not None and 2 * len(values) > len(source.columns):
+    if source.csv is not None and source.csv.format == "csv" and 2 * len(values) > len(source.columns):
         some = ", ".join(map(visible, values[:3]))
         yield Finding(
             "warning",

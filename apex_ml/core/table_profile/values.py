@@ -38,7 +38,7 @@ class Source:
     folders: tuple[str, ...] = ()
     """Columns that are in the names of folders, such as year=2024, and not in all files."""
     csv: FileFormat | None = None
-    """The format of the files, where they are CSV."""
+    """The format of the files, where they are CSV or JSON lines."""
     bad_lines: Mapping[str, int] = field(default_factory=dict)
     """Lines of CSV files that cannot be parsed, by the rule that they break."""
     csv_notes: tuple[str, ...] = ()
