@@ -6,7 +6,6 @@ import json
 import logging
 import re
 from collections.abc import Callable, Collection, Container, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +15,7 @@ from apex_ml.contract.reading import ContractFile
 from apex_ml.errors import ConfigError
 from apex_ml.pipeline_values import FORMER, FORMER_CONTRACT, is_url, override_variable
 from apex_ml.settings import Settings
+from apex_ml.warn_once import warn_once
 from apex_ml.wording import did_you_mean
 
 if TYPE_CHECKING:
@@ -231,15 +231,9 @@ def _refuse_mistyped(unknown: Sequence[PipelineValue], names: Collection[str], r
         if guess:
             faults.append(f"{fault}{guess} ({value.where})")
         else:
-            _warn_once(f"{fault}, so the value is not read ({value.where}); remove it, or restore the pipeline")
+            warn_once(logger, f"{fault}, so the value is not read ({value.where}); remove it, or restore the pipeline")
     if faults:
         raise ConfigError("settings: " + "; ".join(faults))
-
-
-@cache
-def _warn_once(text: str) -> None:
-    """Log a warning that every pipeline would repeat."""
-    logger.warning("%s", text)
 
 
 def locations_of(settings: Settings, name: str, options: LocationOptions) -> Locations:

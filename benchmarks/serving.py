@@ -41,8 +41,9 @@ from apex_ml.serving.loadtest_rows import load_rows
 from apex_ml.pipelines import load_pipeline
 from apex_ml.settings import Settings
 url, rows, plan = sys.argv[1], int(sys.argv[2]), Plan(**json.loads(sys.argv[3]))
-target = Target(url)
-found = asyncio.run(ask(target, plan, load_rows(load_pipeline(Settings.load()), target, rows, None, 1)))
+target, settings = Target(url), Settings.load()
+asked = load_rows(settings, load_pipeline(settings), target, rows, None, 1)
+found = asyncio.run(ask(target, plan, asked))
 print("FOUND " + json.dumps({**found.metrics(), "failures": dict(found.failures)}))
 """
 

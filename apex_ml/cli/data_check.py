@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 @click.argument("name")
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
-    metavar="FILE|FOLDER",
+    metavar="FILE|FOLDER|URL",
     help="The data. Default: the raw folder of the pipeline.",
 )
 @click.option(
@@ -30,27 +29,30 @@ if TYPE_CHECKING:
     show_default=True,
     help="As raw data, or as a drop.",
 )
-def check(name: str, data: Path | None, use: Use) -> None:
+def check(name: str, data: str | None, use: Use) -> None:
     """Check pipeline NAME's contract against data: which rows a run would quarantine, by which rule, with examples.
 
-    Nothing is written. Exits with 10 when a run would refuse the data. Needs no service.
+    Nothing is written, but copies of an object store's files into the home. Exits with 10 when a run would refuse the
+    data. Needs no service.
     """
     check_pipeline(name, data, use)
 
 
-def pipeline_and_data(name: str, data: Path | None) -> tuple[Settings, Pipeline, Path]:
+def pipeline_and_data(name: str, data: str | Path | None) -> tuple[Settings, Pipeline, Path]:
     """A pipeline with its settings, and the data for it: those that are given, or its raw folder."""
+    from apex_ml.contract.locations import is_object_store
     from apex_ml.pipelines import load_pipeline
     from apex_ml.services.raw_location import is_copied, local_raw
 
     settings = Settings.load().model_copy(update={"pipeline": name})
     pipeline = load_pipeline(settings)
-    if data is not None and is_copied(str(data.absolute())):
-        return settings, pipeline, local_raw(settings, pipeline, str(data.absolute()))
-    return settings, pipeline, data or local_raw(settings, pipeline)
+    if data is None:
+        return settings, pipeline, local_raw(settings, pipeline)
+    url = str(data) if is_object_store(str(data)) else str(Path(data).absolute())
+    return settings, pipeline, local_raw(settings, pipeline, url) if is_copied(url) else Path(data)
 
 
-def check_pipeline(name: str, data: Path | None, use: Use) -> None:
+def check_pipeline(name: str, data: str | Path | None, use: Use) -> None:
     """Check and show. Raises :class:`~apex_ml.errors.DataError` when a run would refuse the data."""
     from rich.console import Console
 

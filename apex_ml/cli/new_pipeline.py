@@ -97,19 +97,11 @@ def init(
 
 
 def _local_table(settings: Settings, name: str, place: str) -> tuple[Path, str | None]:
-    """The table as a file or a folder, and the location of raw files for the pipeline; None for the default one.
+    """The table as a file or a folder, and the location of raw files for the pipeline; None for the default one."""
+    from apex_ml.services.raw_location import local_table
 
-    The objects below a URL are copied as the pipeline will do it, so that its first night downloads nothing.
-    """
-    from apex_ml.contract.locations import is_object_store
-    from apex_ml.contract.pipeline import Locations
-    from apex_ml.services.raw_location import copied_raw, is_copied
-
-    url = place if is_object_store(place) else str(Path(place).absolute())
-    if is_copied(url):
-        return copied_raw(settings, name, Locations(url, "", "", env_file=settings.env_file), url), url
-    path = Path(place)
-    return path, str(path.absolute()) if path.is_dir() else None
+    path, url = local_table(settings, place, name)
+    return path, url or (str(path.absolute()) if path.is_dir() else None)
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def loadtest(
     pipeline = load_pipeline(settings)
     target = Target(url or settings.serving_url, settings.serving_key.get_secret_value())
     plan = work.Plan(concurrency, per_request, rate, seconds)
-    asked = load_rows(pipeline, target, rows, path, seed)
+    asked = load_rows(settings, pipeline, target, rows, path, seed)
     results = asyncio.run(work.ask(target, plan, asked))
     for line in results.lines():
         click.echo(line)

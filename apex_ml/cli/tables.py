@@ -52,7 +52,8 @@ def export(what: str, out: Path | None) -> None:
 def prune(keep: str, really: bool) -> None:
     """Remove old partitions of scored rows, old online answers, and unreferenced outputs of old runs.
 
-    Of the pipeline of -p NAME or APEX_PIPELINE; without one, of every pipeline.
+    Of the pipeline of -p NAME or APEX_PIPELINE; without one, of every pipeline. Copies of the files of locations that
+    no pipeline names any more are removed, too.
 
     A partition is dropped when every run in it is older. The ledger of the drops and the statistics stay, and so does
     everything that a champion, stored scores or the next run need.
@@ -77,8 +78,22 @@ def prune(keep: str, really: bool) -> None:
             if not name:
                 raise
             faults.append(str(error))
+    _prune_copies(settings, really)
     if faults:
         raise ConfigError("; ".join(faults))
+
+
+def _prune_copies(settings: Settings, really: bool) -> None:
+    """Show, and with `really` remove, the copies of locations that no pipeline names any more."""
+    from apex_ml.pipeline_settings import load_all_pipeline_settings
+    from apex_ml.services.former_copies import find_former_copies, remove_former_copies
+
+    pipelines, unreadable = load_all_pipeline_settings(settings)
+    former = find_former_copies(settings, pipelines, unreadable)
+    for copies in former:
+        click.echo(f"copies     {copies.folder}, {copies.bytes / 2**20:,.1f} MiB, of a location that no pipeline names")
+    if really:
+        remove_former_copies(former)
 
 
 def _prune_pipeline(settings: Settings, keep: timedelta, really: bool) -> None:

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 @click.argument("name")
 @click.option(
     "--from",
-    "path",
-    type=click.Path(path_type=Path),
-    metavar="FILE|FOLDER",
+    "given",
+    metavar="FILE|FOLDER|URL",
     help="The data. Default: the raw folder of the pipeline.",
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="The page. Default: <name>-try.html.")
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="The time that it may take, about; a training that would take longer ends early.",
 )
-def try_command(name: str, path: Path | None, out: Path | None, minutes: float) -> None:
+def try_command(name: str, given: str | None, out: Path | None, minutes: float) -> None:
     """Check pipeline NAME's data, then train on a sample: what is quarantined, which features stay, how good it is.
 
     The scores of the test rows stand beside those of the class prior, logistic regression and XGBoost with defaults.
@@ -46,7 +45,7 @@ def try_command(name: str, path: Path | None, out: Path | None, minutes: float) 
     from apex_ml.platform.reports.trial_run import show_trial_run
     from apex_ml.platform.trial_run import try_pipeline
 
-    settings, pipeline, place = pipeline_and_data(name, path)
+    settings, pipeline, place = pipeline_and_data(name, given)
     console = Console()
     checks: list[DataCheck] = []
 

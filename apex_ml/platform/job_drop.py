@@ -25,7 +25,7 @@ from apex_ml.errors import ConfigError, DataError
 from apex_ml.file_names import hidden
 from apex_ml.json_text import json_text
 from apex_ml.services.held_back import find_held_back
-from apex_ml.services.raw_location import local_raw
+from apex_ml.services.raw_rows import raw_as_parquet
 from apex_ml.services.results import EltResult, ValidateResult
 from apex_ml.services.run_folder import StepContext, latest_manifest
 from apex_ml.settings import Settings
@@ -117,9 +117,9 @@ def generated_drop(settings: Settings, pipeline: Pipeline) -> JobDrop:
     from apex_ml.simulate.drop import make_drop
 
     number, as_of = next_run_number(settings), _as_of(settings, pipeline)
-    with tempfile.TemporaryDirectory(prefix="apex-drop-") as folder:
+    with tempfile.TemporaryDirectory(prefix="apex-drop-") as folder, raw_as_parquet(settings, pipeline) as raw:
         path = Path(folder) / f"{INVENTED}{as_of}-{number:04}.parquet"
-        generated = make_drop(str(local_raw(settings, pipeline)), as_of, DROP_ROWS, number, path, pipeline.contract)
+        generated = make_drop(str(raw), as_of, DROP_ROWS, number, path, pipeline.contract)
         rows, clients = f"{generated.rows:,} invented {pipeline.rows}", counted(generated.clients, "client")
         description = f"{rows} of {clients} dated {as_of}, seed {number}"
         return JobDrop(path.name, path.read_bytes(), description)

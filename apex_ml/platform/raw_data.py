@@ -21,15 +21,13 @@ from apex_ml.contract.pipeline import Pipeline
 from apex_ml.errors import ApexError, ConfigError, DataError
 from apex_ml.file_names import hidden
 from apex_ml.pipelines import load_pipeline
-from apex_ml.services.raw_location import is_copied
+from apex_ml.services.raw_location import PLACE, is_copied
 from apex_ml.settings import Settings
 from apex_ml.simulate.files import is_simulated
 from apex_ml.wording import counted
 
 SAMPLE_PROGRAM = "sample_data.py"
 """Program beside a pipeline's file that fills a folder with sample data."""
-RAW = "locations.raw"
-"""The key of the folder of raw files in a pipeline's file."""
 
 
 def raw_place(raw: str, form: FileFormat = PARQUET) -> str:
@@ -113,8 +111,8 @@ def has_generated_raw(settings: Settings) -> bool:
     raw = load_pipeline(settings).locations.raw
     if is_object_store(raw):
         return False
-    folder = local_folder(raw, RAW)
+    folder = local_folder(raw, PLACE)
     try:
-        return is_simulated(folder, data_files(folder, RAW))
+        return is_simulated(folder, data_files(folder, PLACE))
     except DataError:  # the retraining reports what is wrong with the folder
         return False

@@ -19,6 +19,8 @@ from apex_ml.settings import Settings
 
 PLACE = "locations.raw"
 """The key of the raw files in a pipeline's file."""
+NO_PIPELINE = "apex"
+"""The place of the copies of commands that know no pipeline. No pipeline can have this name."""
 
 
 def local_raw(settings: Settings, pipeline: PipelineSettings, url: str | None = None) -> Path:
@@ -30,6 +32,18 @@ def local_raw(settings: Settings, pipeline: PipelineSettings, url: str | None = 
     """
     url = url or pipeline.locations.raw
     return copied_raw(settings, pipeline.name, pipeline.locations, url) if is_copied(url) else local_folder(url, PLACE)
+
+
+def local_table(settings: Settings, place: str, name: str = NO_PIPELINE) -> tuple[Path, str | None]:
+    """A table that a command names, as a local file or folder, and its URL or path where its rows are read from copies.
+
+    The copies are those of the pipeline of the name, so that its first night downloads nothing. Raises as
+    :func:`local_raw` does.
+    """
+    url = place if is_object_store(place) else str(Path(place).absolute())
+    if is_copied(url):
+        return copied_raw(settings, name, Locations(url, "", "", env_file=settings.env_file), url), url
+    return Path(place), None
 
 
 def is_copied(url: str) -> bool:

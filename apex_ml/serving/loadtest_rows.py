@@ -21,7 +21,9 @@ from apex_ml.contract.pipeline import Pipeline
 from apex_ml.core.features import level_texts
 from apex_ml.errors import DataError, TransientError
 from apex_ml.json_text import json_text
+from apex_ml.services.raw_rows import raw_as_parquet
 from apex_ml.serving.client import Target
+from apex_ml.settings import Settings
 from apex_ml.simulate.drop import make_drop
 
 
@@ -44,8 +46,10 @@ class LoadtestRows:
         return requests
 
 
-def load_rows(pipeline: Pipeline, target: Target, count: int, path: Path | None, seed: int) -> LoadtestRows:
-    """The first rows of a file, or rows drawn from the raw data and dated on the day of the service's snapshot.
+def load_rows(
+    settings: Settings, pipeline: Pipeline, target: Target, count: int, path: Path | None, seed: int
+) -> LoadtestRows:
+    """The first rows of a parquet file, or rows drawn from the raw data and dated on the day of the service's snapshot.
 
     Raises :class:`~apex_ml.errors.TransientError` when the service is not ready,
     :class:`~apex_ml.errors.DataError` for a file that cannot be used.
@@ -55,9 +59,12 @@ def load_rows(pipeline: Pipeline, target: Target, count: int, path: Path | None,
         check_parquet(path)
         return rows_of(contract, pq.ParquetFile(path).read().slice(0, count), path.name)
     day = date.fromisoformat(model_of(target, pipeline.name)["snapshot_as_of"])
-    with tempfile.TemporaryDirectory(prefix="apex-loadtest-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="apex-loadtest-") as folder,
+        raw_as_parquet(settings, pipeline) as raw,
+    ):
         drawn = Path(folder) / "rows.parquet"
-        make_drop(pipeline.locations.raw, day, count, seed, drawn, contract)
+        make_drop(str(raw), day, count, seed, drawn, contract)
         return rows_of(contract, pq.read_table(drawn), drawn.name)
 
 

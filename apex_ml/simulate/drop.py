@@ -25,6 +25,7 @@ from apex_ml.adapters.storage.raw_folder import data_files
 from apex_ml.contract.model import Contract
 from apex_ml.core.row_time import time_array, time_value
 from apex_ml.errors import ConfigError, DataError
+from apex_ml.services.raw_location import PLACE
 from apex_ml.simulate.day_columns import values_of_day
 from apex_ml.simulate.draws import stream
 from apex_ml.simulate.files import write_part
@@ -68,7 +69,7 @@ def make_drop(raw: str, as_of: date, rows: int, seed: int, path: Path, contract:
         raise ConfigError("a drop of drawn rows needs columns with the roles entity and timestamp; deliver a file")
     if path.exists():
         raise ConfigError(f"{path} exists: a drop is never overwritten, choose another name")
-    folder = local_folder(raw, "locations.raw")
+    folder = local_folder(raw, PLACE)
     clients = _read_clients(folder, contract)
     if not clients.num_rows:
         raise DataError(f"raw files in {folder}: no row has a {contract.entity}, so there is no client")
@@ -120,7 +121,7 @@ def _on_day(contract: Contract, sample: pa.Table, day: date, seed: int) -> pa.Ta
 
 def _read_clients(folder: Path, contract: Contract) -> pa.Table:
     """One row per client, sorted by client: the drop's columns, from the client's newest raw order."""
-    files = data_files(folder, "locations.raw")
+    files = data_files(folder, PLACE)
     for path in files:
         check_parquet(path)
     with (

@@ -72,11 +72,12 @@ def list_drops(context: StepContext) -> ListDropsResult:
 def _listed(context: StepContext, inbox: DropInbox) -> tuple[dict[str, str], list[Waiting]]:
     """The folders that are no complete drops, with the reasons, and the drops of the inbox.
 
-    While a key prevents it from being listed, an alert says so."""
+    While a key prevents it from being listed, an alert says so.
+    """
     place = str(inbox.inbox)
     try:
-        folders = {visible(printable(name)): why for name, why in inbox.folders().items()}
-        settled = inbox.settled()
+        settled, incomplete = inbox.listed()
+        folders = {visible(printable(name)): why for name, why in incomplete.items()}
     except DataError as error:
         raise_bad_drop(context.settings, context.schema, place, str(error), context.run)
         raise

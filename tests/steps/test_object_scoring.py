@@ -207,6 +207,41 @@ def test_a_drop_larger_than_the_spool_is_refused_with_the_limit(moving: Apex, co
     assert places(small)["inbox"] == [] and small.leftovers() == []
 
 
+def test_a_kept_drop_larger_than_the_spool_is_refused_once_until_the_limit_or_the_object_changes(
+    kept: Apex, content: Content
+) -> None:
+    small = kept.but(spool_mb=1)
+    small.storage.put("a.parquet", large := content(1) + bytes(2 << 20))
+    assert waiting(small) == ["a.parquet"]
+    with pytest.raises(DataError, match="APEX_SPOOL_MB"):
+        run(small)
+    assert waiting(small) == [] and waiting(kept) == ["a.parquet"]
+    small.storage.put("a.parquet", large + b"x")
+    assert waiting(small) == ["a.parquet"]
+    with pytest.raises(DataError, match="APEX_SPOOL_MB"):
+        run(small)
+    assert waiting(small) == []
+    kept.storage.put("a.parquet", content(2))
+    assert waiting(small) == ["a.parquet"] and run(small)["scored"] == 1
+
+
+def test_a_look_lists_a_store_once(moving: Apex, content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
+    import obstore
+
+    moving.deliver("a.parquet", content(1))
+    listings: list[str] = []
+    for name in ("list", "list_with_delimiter"):
+        of_library = getattr(obstore, name)
+
+        def noted(*arguments: object, of: object = of_library, name: str = name, **named: object) -> object:
+            listings.append(name)
+            return of(*arguments, **named)  # type: ignore[operator]
+
+        monkeypatch.setattr(obstore, name, noted)
+    result = list_drops(moving.context("list"))
+    assert (result.waiting, len(listings)) == (1, 1)
+
+
 def test_an_object_that_is_replaced_while_it_is_scored_is_left_for_the_next_run(
     moving: Apex, content: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,10 @@ class Inbox:
         """The visible folders in the inbox that are no complete drops, by name, and why."""
         return {state.name: why for state, why in self._folders() if why is not None}
 
+    def listed(self) -> tuple[list[Waiting], dict[str, str]]:
+        """As :meth:`settled` and :meth:`folders`."""
+        return self.settled(), self.folders()
+
     def _folders(self) -> Iterator[tuple[Waiting, str | None]]:
         """The visible folders in the inbox, each with why it is no complete drop."""
         with os.scandir(self.inbox) as entries:

@@ -70,6 +70,10 @@ class DropInbox(Protocol):
         """The drops that wait and that nobody is writing."""
         ...
 
+    def listed(self) -> tuple[list[Waiting], dict[str, str]]:
+        """As :meth:`settled` and :meth:`folders`, by one listing where that is a request."""
+        return self.settled(), self.folders()
+
     def late(self, minutes: float, now: float | None = None) -> dict[str, str]:
         """The drops that arrived more than a number of minutes ago, each with a message."""
         ...

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -56,7 +56,16 @@ class ObjectFolders:
         self._storage, self._notes, self._rule = storage, notes, rule
         self._inbox, self._spool_bytes = inbox, spool_bytes
 
-    def group(self, files: Iterable[StoredFile]) -> tuple[list[StoredFile], list[str]]:
+    def grouped(self, files: Iterable[StoredFile]) -> tuple[list[StoredFile], list[tuple[Waiting, str | None]]]:
+        """Of some objects those that are in no folder, and the folders, each with why it is no complete drop."""
+        single, names = self._group(files)
+        folders = []
+        for name in names:
+            with suppress(FileNotFoundError):
+                folders.append(self.look(name))
+        return single, folders
+
+    def _group(self, files: Iterable[StoredFile]) -> tuple[list[StoredFile], list[str]]:
         """Of some objects those that are in no folder, and the names of the folders of the others.
 
         Where drops are moved, a folder is the first part of a key behind `inbox`. Where they are kept, it is the

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
@@ -32,6 +32,8 @@ from apex_ml.folder_rule import FOLDER_IS_NO_DROP
 from apex_ml.json_text import json_file
 
 logger = logging.getLogger(__name__)
+TOO_LARGE = "0" * 64
+"""In the place of a sha256: the object was refused unread, as it is larger than APEX_SPOOL_MB."""
 FULL_LISTING = timedelta(days=1)
 """Interval of the full listings of a location with ascending keys."""
 
@@ -89,28 +91,29 @@ class ObjectInbox(DropInbox):
 
     def look(self) -> list[Waiting]:
         """The objects that are drops, oldest first; with `after: keep` without those whose content is known."""
-        files, folders = self._listed()
-        drops = [*map(self._waiting, files), *(drop for drop, why in folders if why is None)]
-        return sorted(drops, key=lambda drop: (drop.mtime_ns, drop.name))
+        return self.listed()[0]
 
     def folders(self) -> dict[str, str]:
         """The visible folders that are no complete drops, by name, and why."""
-        if self._folders is None:
-            names = self.storage.folders(f"{INBOX}/") if self._moves else ()
-            return {name: FOLDER_IS_NO_DROP for name in names if not hidden(name)}
-        return {drop.name: why for drop, why in self._listed()[1] if why is not None}
+        return self.listed()[1]
 
-    def _listed(self) -> tuple[list[StoredFile], list[tuple[Waiting, str | None]]]:
-        """The objects that are drops by themselves, and the folders, each with why it is no complete drop."""
-        if self._folders is None:
-            return (self._drops(self.storage.list(f"{INBOX}/")) if self._moves else self._unknown()), []
-        files = self._drops(self.storage.list_all(f"{INBOX}/")) if self._moves else self._unknown()
-        single, names = self._folders.group(files)
-        folders = []
-        for name in names:
-            with suppress(FileNotFoundError):
-                folders.append(self._folders.look(name))
-        return single, folders
+    def listed(self) -> tuple[list[Waiting], dict[str, str]]:
+        """The objects and folders that are drops, oldest first, and the folders that are none, with the reason."""
+        folders: list[tuple[Waiting, str | None]] = []
+        none: Sequence[str] = ()
+        if not self._moves:
+            files = self._unknown()
+        elif self._folders is None:
+            objects, none = self.storage.level(f"{INBOX}/")
+            files = self._drops(objects)
+        else:
+            files = self._drops(self.storage.list_all(f"{INBOX}/"))
+        if self._folders is not None:
+            files, folders = self._folders.grouped(files)
+        drops = [*map(self._waiting, files), *(drop for drop, why in folders if why is None)]
+        incomplete = {name: FOLDER_IS_NO_DROP for name in none if not hidden(name)}
+        incomplete |= {drop.name: why for drop, why in folders if why is not None}
+        return sorted(drops, key=lambda drop: (drop.mtime_ns, drop.name)), incomplete
 
     def settled(self) -> list[Waiting]:
         """As :meth:`look`: an object appears when its upload has ended."""
@@ -183,6 +186,8 @@ class ObjectInbox(DropInbox):
         file, digest = self._object(name), uuid.uuid4().hex
         drop = self._folder_drops.look(name)[0] if file is None else self._waiting(file)
         if not self._moves:
+            if file is not None and file.size > self._spool_bytes:
+                self._note(drop, TOO_LARGE)
             return self._place(drop)
         self._write_reason(drop, digest, reason | {"sha256": None})
         return self._move(drop, QUARANTINE, digest)
@@ -229,6 +234,9 @@ class ObjectInbox(DropInbox):
             mark, full_at = "", now
         places = [(self.storage.place(file.key), file) for file in self._drops(self.storage.list_all("", mark or None))]
         known = self._ledger.known(places)
+        # one that was too large is tried again when the limit allows it
+        sizes = {place: file.size for place, file in places}
+        known = {p: k for p, k in known.items() if k.sha256 != TOO_LARGE or sizes[p] > self._spool_bytes}
         if self._ascending:
             done = takewhile(lambda place: place[0] in known, places)
             self._ledger.set_mark(self.storage.url, max((file.key for _, file in done), default=mark), full_at)

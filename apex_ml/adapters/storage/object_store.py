@@ -45,15 +45,18 @@ class ObjectStorage(Storage):
 
     def list(self, prefix: str) -> Iterator[StoredFile]:
         """The objects directly below a prefix."""
-        with map_store_errors(self.place(prefix)):
-            listed = obstore.list_with_delimiter(self.store, prefix.rstrip("/"))
-        yield from (file for meta in listed["objects"] if (file := _stored(meta)).name)
+        yield from self.level(prefix)[0]
 
     def folders(self, prefix: str) -> Sequence[str]:
         """The names directly below a prefix that are beginnings of longer keys."""
+        return self.level(prefix)[1]
+
+    def level(self, prefix: str) -> tuple[Sequence[StoredFile], Sequence[str]]:
+        """The objects directly below a prefix, and the names there that are beginnings of longer keys."""
         with map_store_errors(self.place(prefix)):
             listed = obstore.list_with_delimiter(self.store, prefix.rstrip("/"))
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in listed["common_prefixes"])
+        files = [file for meta in listed["objects"] if (file := _stored(meta)).name]
+        return files, sorted(path.rstrip("/").rpartition("/")[2] for path in listed["common_prefixes"])
 
     def list_all(self, prefix: str, after: str | None = None) -> Iterator[StoredFile]:
         """The objects at any depth below a prefix, sorted by key; with `after` only those of later keys.

@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from apex_ml.contract.locations import StoreOptions, is_object_store, scheme_of
 from apex_ml.contract.pipeline import Locations
 from apex_ml.env_syntax import read_env_file
 from apex_ml.errors import ConfigError
+from apex_ml.warn_once import warn_once
 
 if TYPE_CHECKING:
     from apex_ml.adapters.storage.object_store import ObjectStorage
@@ -85,14 +85,8 @@ def store_options(locations: Locations, url: str) -> StoreOptions:
     """The options of a location's store: those of the longest URL that it begins with."""
     fitting = [place for place in locations.stores if f"{url}/".startswith(f"{place.rstrip('/')}/")]
     if locations.stores and not fitting:
-        _warn_once(f"{url}: no entry of locations.stores fits; there are {', '.join(locations.stores)}")
+        warn_once(logger, f"{url}: no entry of locations.stores fits; there are {', '.join(locations.stores)}")
     return locations.stores[max(fitting, key=len)] if fitting else StoreOptions()
-
-
-@cache
-def _warn_once(text: str) -> None:
-    """Log a warning that every opening of a store would repeat."""
-    logger.warning("%s", text)
 
 
 def login_variables(url: str, env_file: Path | None) -> dict[str, str]:

@@ -153,9 +153,9 @@ def _online(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
 
 def _waiting(settings: Settings, pipeline: Pipeline, console: Console) -> bool:
     if not pipeline.has_inbox_folder:
-        remote = open_inbox(settings, pipeline)
-        _show_waiting(settings, pipeline, console, sorted(visible(drop.name) for drop in remote.look()))
-        for name, why in list(remote.folders().items())[:SHOWN]:
+        remote, folders = open_inbox(settings, pipeline).listed()
+        _show_waiting(settings, pipeline, console, sorted(visible(drop.name) for drop in remote))
+        for name, why in list(folders.items())[:SHOWN]:
             console.print(f"  {visible(name)} {one_line(why)}", markup=False, soft_wrap=True)
         return True
     folder = inbox(pipeline)
