@@ -260,6 +260,21 @@ def test_a_scored_append_can_be_scored_again_and_a_removed_one_stays_away(table:
     assert counts(table.apex) == (0, 0, 0) and [n[-12:-8] for n in table.waiting()] == ["0001"]
 
 
+def test_a_bad_append_is_reported_once_and_can_be_named(table: Table, rows: Any) -> None:
+    table.waiting()
+    table.append(rows(1).drop_columns(["fecha_pedido_dt"]))
+    table.append(rows(2).drop_columns(["fecha_pedido_dt"]))
+    first, second = table.waiting()
+    for _ in range(2):
+        with pytest.raises(DataError, match=rf"1 of 1 drops are bad and stay in the table {table.url}"):
+            run(table.apex, first)
+    assert table.waiting() == [second] and table.alerts() == [("bad_drop", first)]
+    assert table.apex.sql("SELECT name, state FROM orders.drops") == [(first, "failed")]
+    table.append(rows(3), schema_mode="merge")  # the column is there now, and null in the rows of before
+    with pytest.raises(DataError, match="fecha_pedido_dt: not_null"):
+        run(table.apex, first)
+
+
 def test_a_name_that_is_no_append_is_refused(table: Table, rows: Any) -> None:
     table.append(rows(1))
     table.waiting()
