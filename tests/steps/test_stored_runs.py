@@ -215,7 +215,7 @@ def test_the_rows_of_a_failed_validation_are_in_the_store(machine: Machine) -> N
     assert "manifests/validate.failed/night.json" in keys(apex) and "manifests/validate/night.json" not in keys(apex)
 
 
-@pytest.mark.parametrize("machine", ["moto", "google"], indirect=True)
+@pytest.mark.parametrize("machine", ["moto", "rclone", "google"], indirect=True)
 def test_old_runs_are_removed_from_the_store_and_from_this_machine(
     machine: Machine, written: Apex, contract: Contract
 ) -> None:
