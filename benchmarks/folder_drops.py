@@ -13,7 +13,7 @@ from benchmarks.scene import Scene
 from benchmarks.scored_drops import put, scored_once
 
 ROUNDS = 3
-PARTS, ROWS = 10_000, 5_000_000
+PARTS, ROWS = 10_000, 12_500_000
 
 
 @measurement

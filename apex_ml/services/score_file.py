@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from apex_ml.adapters.duckdb import engine
 from apex_ml.adapters.duckdb.file_report import FileReport, log_report
+from apex_ml.adapters.duckdb.joined_parts import JoinedParts, join_parts
 from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.postgres.bulk import bulk_transactions
 from apex_ml.adapters.postgres.connection import Connection, connect
@@ -94,10 +95,7 @@ def score_file(
     """
     started_at, start = scorer.context.settings.now(), time.monotonic()
     drop, sha256 = file.drop, file.sha256
-    # names of the content: DuckDB may cache what it read of a file by its name
-    accepted, quarantined = (tools.scratch / f"{sha256}-{kind}.parquet" for kind in ("accepted", "quarantined"))
-    try:
-        report = _check(scorer, tools, file, accepted, quarantined)
+    with _checked(scorer, tools, file) as (report, quarantined):
         checked = time.monotonic()
         query = features_query(tools.con, scorer, report.query, drop.name)
         with tools.begin() as session:
@@ -122,12 +120,34 @@ def score_file(
             if report.rows >= OWN_ROWS:
                 PostgresPartitions(session).attach_own(run_id)
         return _scored_drop(report, run)
+
+
+@contextmanager
+def _checked(scorer: Scorer, tools: ScoringTools, file: FetchedDrop) -> Iterator[tuple[FileReport, Path]]:
+    """The report of the row checks, whose rows can be read while the block runs, and the file of the bad rows."""
+    # names of the content: DuckDB may cache what it read of a file by its name
+    accepted, quarantined = (tools.scratch / f"{file.sha256}-{kind}.parquet" for kind in ("accepted", "quarantined"))
+    try:
+        with ExitStack() as stack:
+            joined = None
+            if file.parts:
+                contract = scorer.context.contract
+                parts = join_parts(tools.con, file.path, file.parts, contract, "score", tools.scratch)
+                joined = stack.enter_context(parts)
+            yield _check(scorer, tools, file, joined, accepted, quarantined), quarantined
     finally:
         accepted.unlink(missing_ok=True)
         quarantined.unlink(missing_ok=True)
 
 
-def _check(scorer: Scorer, tools: ScoringTools, file: FetchedDrop, accepted: Path, quarantined: Path) -> FileReport:
+def _check(
+    scorer: Scorer,
+    tools: ScoringTools,
+    file: FetchedDrop,
+    joined: JoinedParts | None,
+    accepted: Path,
+    quarantined: Path,
+) -> FileReport:
     """Run the row checks; refuse a drop with too many bad rows."""
     contract = scorer.context.contract
     report = check_file(
@@ -140,7 +160,7 @@ def _check(scorer: Scorer, tools: ScoringTools, file: FetchedDrop, accepted: Pat
         quarantined=quarantined,
         with_row_nr=True,
         copy=False,
-        parts=file.parts,
+        joined=joined,
     )
     log_report(report, "score")
     lists_them = select_drop_quarantine(scorer.context.schema, file.sha256)

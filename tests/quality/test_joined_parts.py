@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from apex_ml.adapters.duckdb import open_parts
 from apex_ml.adapters.duckdb.engine import make_strict
 from apex_ml.adapters.duckdb.file_report import FileReport
+from apex_ml.adapters.duckdb.joined_parts import join_parts
 from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.storage.folder_drops import parts_in
 from apex_ml.contract.model import Contract
@@ -37,13 +39,17 @@ def check(con: duckdb.DuckDBPyConnection, contract: Contract, tmp_path: Path) ->
     def run(path: Path, use: Any = "score") -> Result:
         accepted, bad = tmp_path / "accepted.parquet", tmp_path / "bad.parquet"
         bad.unlink(missing_ok=True)
-        parts = parts_in(path, path.name, RULE) if path.is_dir() else ()
-        report = check_file(
-            make_strict(con), path, contract, use, as_of=None, accepted=accepted, quarantined=bad,
-            with_row_nr=True, copy=False, parts=parts,
-        )  # fmt: skip
-        rows = con.sql(report.query).to_arrow_table().sort_by("row_nr").to_pylist()
-        return report, rows, pq.read_table(bad).sort_by("row_nr").to_pylist() if bad.exists() else []
+        with ExitStack() as stack:
+            joined = None
+            if path.is_dir():
+                parts = parts_in(path, path.name, RULE)
+                joined = stack.enter_context(join_parts(make_strict(con), path, parts, contract, use, tmp_path))
+            report = check_file(
+                make_strict(con), path, contract, use, as_of=None, accepted=accepted, quarantined=bad,
+                with_row_nr=True, copy=False, joined=joined,
+            )  # fmt: skip
+            rows = con.sql(report.query).to_arrow_table().sort_by("row_nr").to_pylist()
+            return report, rows, pq.read_table(bad).sort_by("row_nr").to_pylist() if bad.exists() else []
 
     return run
 

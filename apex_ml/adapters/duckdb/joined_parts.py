@@ -34,6 +34,16 @@ GROUP_ROWS = 122_880
 """Rows of a group of the joined file."""
 
 
+@dataclass(frozen=True)
+class JoinedParts:
+    """The parts of a folder as one file."""
+
+    source: TableFile
+    places: PartPlaces
+    path_columns: frozenset[str]
+    """Names of the columns that are in the paths of the parts."""
+
+
 class _OtherSchemaError(Exception):
     """A part has another schema than the first one."""
 
@@ -41,11 +51,11 @@ class _OtherSchemaError(Exception):
 @contextmanager
 def join_parts(
     con: StrictConnection, path: Path, parts: Sequence[Part], contract: Contract, use: Use, scratch: Path
-) -> Iterator[tuple[TableFile, PartPlaces, frozenset[str]]]:
+) -> Iterator[JoinedParts]:
     """The parts of a folder as one file below a scratch folder, which is removed at the end.
 
-    Yields it with the places of the parts and the names of the columns of paths. Raises
-    :class:`~apex_ml.errors.DataError` naming the part that cannot be read, or whose types contradict another part's.
+    Raises :class:`~apex_ml.errors.DataError` naming the part that cannot be read, or whose types contradict another
+    part's.
     """
     with tempfile.TemporaryDirectory(prefix=".parts-", dir=scratch) as folder:
         joiner = _Joiner(PartReader(con, path.name, parts, contract, use, Path(folder)), Path(folder))
@@ -62,7 +72,7 @@ class _Joiner:
     def __init__(self, reader: PartReader, folder: Path) -> None:
         self._reader, self._folder = reader, folder
 
-    def join(self, schema: pa.Schema | None) -> tuple[TableFile, PartPlaces, frozenset[str]]:
+    def join(self, schema: pa.Schema | None) -> JoinedParts:
         """Write the rows of all parts to one file, with this schema or that of the first part.
 
         Raises _OtherSchemaError when a part has another one than the first.
@@ -87,14 +97,14 @@ class _Joiner:
                     if opened.text is not None and table.num_rows:
                         last_line = int(pc.max(table[ROW_NR]).as_py())
                         table = table.set_column(table.num_columns - 1, ROW_NR, pc.add(table[ROW_NR], first))
-                    writer.write(table)
+                    writer.write(table, opened.bytes)
                 reach(f"part_{len(first_rows)}_read")
                 first += opened.lines(last_line)
                 rows += opened.rows
         assert target is not None  # a folder without parts is refused before
         places = PartPlaces(tuple(part.name for part in self._reader.parts), tuple(first_rows))
         text = merged.write(path, bad_path, rows, target)
-        return TableFile(path, text), places, frozenset(self._reader.key_names)
+        return JoinedParts(TableFile(path, text), places, frozenset(self._reader.key_names))
 
     def unified(self) -> pa.Schema:
         """A schema that holds the values of all parts: a column that some parts lack is null there."""
@@ -194,18 +204,19 @@ class _Writer:
     _bytes: int = 0
 
     def __enter__(self) -> _Writer:
-        self._file = pq.ParquetWriter(self.path, self.schema, compression="snappy")
+        self._file = pq.ParquetWriter(self.path, self.schema, compression="snappy", write_statistics=False)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._flush()
         self._file.close()
 
-    def write(self, table: pa.Table) -> None:
+    def write(self, table: pa.Table, size: int) -> None:
+        """Add a table that was read from a file of this size in bytes."""
         self._waiting.append(table)
         self._rows += table.num_rows
-        self._bytes += table.nbytes
-        if self._rows >= GROUP_ROWS or self._bytes >= 2 * LARGE:
+        self._bytes += size
+        if self._rows >= GROUP_ROWS or self._bytes >= 4 * LARGE:
             self._flush()
 
     def _flush(self) -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -31,10 +31,11 @@ from apex_ml.wording import counted
 
 READERS = 2
 """Threads that read parts."""
-AHEAD = 16
-"""Parts that are read before they are needed."""
-LARGE = 32 << 20
-"""Bytes of a file that is read in pieces, as it is needed."""
+AHEAD = 4
+"""Groups of parts that are read before they are needed."""
+LARGE = 8 << 20
+"""Bytes of a file that is read in pieces, as it is needed, and of a group of smaller ones."""
+GROUP_PARTS = 64
 PIECE_ROWS = 65_536
 DAMAGED = (pa.ArrowException, OSError, ValueError)
 
@@ -47,6 +48,7 @@ class OpenedPart:
     schema: pa.Schema
     tables: Iterator[pa.Table]
     rows: int
+    bytes: int
     text: ConvertedFile | None
     bad: pa.Table | None
     """The lines of a part of text that cannot be parsed."""
@@ -70,6 +72,7 @@ class PartReader:
         self._contract, self._use, self._scratch = contract, use, scratch
         self.key_names: set[str] = set()
         """The columns of the paths of the parts that were read."""
+        self._last_schema = pa.schema([]), pa.schema([])
 
     def shown(self, part: Part) -> str:
         """Folder and part, for messages."""
@@ -78,20 +81,20 @@ class PartReader:
     @contextmanager
     def opened(self) -> Iterator[Iterator[OpenedPart]]:
         """The parts in their order; a few are read ahead by other threads."""
-        waiting: deque[Future[OpenedPart]] = deque()
-        remaining = iter(self.parts)
+        waiting: deque[Future[list[OpenedPart]]] = deque()
+        groups = self._groups()
 
         def in_order(pool: ThreadPoolExecutor) -> Iterator[OpenedPart]:
             while True:
-                while len(waiting) < AHEAD and (part := next(remaining, None)) is not None:
-                    waiting.append(pool.submit(self._open, part))
+                while len(waiting) < AHEAD and (group := next(groups, None)) is not None:
+                    waiting.append(pool.submit(self._open_all, group))
                 if not waiting:
                     return
-                current = waiting.popleft().result()
-                try:
-                    yield self._with_keys(current)
-                finally:
-                    current.close()
+                for current in waiting.popleft().result():
+                    try:
+                        yield self._with_keys(current)
+                    finally:
+                        current.close()
 
         with ThreadPoolExecutor(READERS) as pool:
             try:
@@ -99,7 +102,31 @@ class PartReader:
             finally:
                 for future in waiting:
                     if not future.cancel() and future.exception() is None:
-                        future.result().close()
+                        for opened in future.result():
+                            opened.close()
+
+    def _groups(self) -> Iterator[list[Part]]:
+        """The parts in groups that one thread reads: a small part takes less time than to hand it over."""
+        group: list[Part] = []
+        size = 0
+        for part in self.parts:
+            group.append(part)
+            size += _size(part.path)
+            if len(group) == GROUP_PARTS or size > LARGE:
+                yield group
+                group, size = [], 0
+        if group:
+            yield group
+
+    def _open_all(self, parts: Sequence[Part]) -> list[OpenedPart]:
+        with ExitStack() as stack:
+            opened = []
+            for part in parts:
+                opened.append(self._open(part))
+                stack.callback(opened[-1].close)
+            stack.pop_all()
+            return opened
+        raise AssertionError  # an exit stack swallows nothing
 
     def _open(self, part: Part) -> OpenedPart:
         """Open a part; a small one is read."""
@@ -112,31 +139,41 @@ class PartReader:
             if text is None:
                 check_parquet(part.path)
             bad = pq.read_table(text.bad_path) if text is not None and text.bad else None
+            size = _size(source.path)
             try:
                 file = stack.enter_context(
                     pq.ParquetFile(
-                        source.path, page_checksum_verification=True, coerce_int96_timestamp_unit="us",
+                        # reading a small file at once takes half of the time
+                        pa.BufferReader(source.path.read_bytes()) if size <= LARGE else source.path,
+                        page_checksum_verification=True,
+                        pre_buffer=False,
+                        coerce_int96_timestamp_unit="us",
                         arrow_extensions_enabled=True,
                     )
-                )  # fmt: skip
-                rows = file.metadata.num_rows
-                tables = self._read(part, file, rows)
-                if source.path.stat().st_size <= LARGE:
+                )
+                rows, schema = file.metadata.num_rows, self._plain_schema(file.schema_arrow)
+                tables = self._read(part, file, rows, schema)
+                if size <= LARGE:
                     tables = iter(list(tables))
-                schema = _plain_schema(file.schema_arrow)
             except DAMAGED as error:
                 raise self._damaged(part, error) from error
-            return OpenedPart(part, schema, tables, rows, text, bad, stack.pop_all().close)
+            return OpenedPart(part, schema, tables, rows, size, text, bad, stack.pop_all().close)
         raise AssertionError  # an exit stack swallows nothing
 
-    def _read(self, part: Part, file: pq.ParquetFile, rows: int) -> Iterator[pa.Table]:
-        schema = _plain_schema(file.schema_arrow)
+    def _plain_schema(self, schema: pa.Schema) -> pa.Schema:
+        """Names and types without metadata, dictionaries as their values."""
+        stored, plain = self._last_schema
+        if not schema.equals(stored):
+            plain = pa.schema([pa.field(column.name, _plain_type(column.type)) for column in schema])
+            self._last_schema = schema, plain
+        return plain
+
+    def _read(self, part: Part, file: pq.ParquetFile, rows: int, schema: pa.Schema) -> Iterator[pa.Table]:
         read = 0
         try:
             for batch in file.iter_batches(PIECE_ROWS, use_threads=False):
                 read += batch.num_rows
-                columns = [_plain(column) for column in batch.columns]
-                yield pa.Table.from_arrays(columns, schema=schema)
+                yield pa.Table.from_arrays([_plain(column) for column in batch.columns], schema=schema)
         except DAMAGED as error:
             raise self._damaged(part, error) from error
         if read != rows:
@@ -159,12 +196,15 @@ class PartReader:
         self.key_names |= set(values)
         tables = (_insert(table, place, values) for table in opened.tables)
         schema = _insert(opened.schema.empty_table(), place, values).schema
-        return OpenedPart(opened.part, schema, tables, opened.rows, opened.text, opened.bad, opened.close)
+        return replace(opened, schema=schema, tables=tables)
 
 
-def _plain_schema(schema: pa.Schema) -> pa.Schema:
-    """Names and types without metadata, dictionaries as their values."""
-    return pa.schema([pa.field(column.name, _plain_type(column.type)) for column in schema])
+def _size(path: Path) -> int:
+    """The size of a file; 0 of one that is gone, which is reported when it is read."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -20,13 +20,11 @@ from apex_ml.adapters.duckdb.file_schema import (
     refuse_other_names,
     refuse_repeated_names,
 )
-from apex_ml.adapters.duckdb.joined_parts import join_parts
+from apex_ml.adapters.duckdb.joined_parts import JoinedParts
 from apex_ml.adapters.duckdb.key_columns import KeyColumn, key_columns, with_keys
-from apex_ml.adapters.duckdb.part_places import PartPlaces
 from apex_ml.adapters.duckdb.split_rows import HELD_ROWS, SplitFiles, compute_derived, split_rows
 from apex_ml.adapters.duckdb.table_file import TableFile, add_bad_lines, as_parquet
 from apex_ml.adapters.storage.files import name_errors
-from apex_ml.adapters.storage.inboxes import Part
 from apex_ml.adapters.storage.parquet_pages import encrypted_columns, verify_pages
 from apex_ml.adapters.storage.parquet_types import as_read, refuse_unknown_zones
 from apex_ml.adapters.storage.path_keys import column_keys
@@ -55,9 +53,9 @@ def check_file(
     with_row_nr: bool = False,
     copy: bool = True,
     name: str | None = None,
-    parts: Sequence[Part] = (),
+    joined: JoinedParts | None = None,
 ) -> FileReport:
-    """Split one file, or the `parts` of a folder, into accepted rows and quarantined rows with all their reasons.
+    """Split one file, or the joined parts of a folder, into accepted rows and quarantined rows with all their reasons.
 
     The file is parquet, or CSV or JSON lines where the contract says so. `accepted` gets the contract's columns,
     normalised and cast, and with `with_row_nr` also the row's position in the file, from 0, or through all parts in
@@ -72,38 +70,21 @@ def check_file(
     keys = column_keys(contract, name or "")
     with (
         name_errors(path, name or path.name),
-        _as_one_file(con, path, parts, contract, use, accepted.parent, keys) as (source, places, of_paths),
+        nullcontext(joined.source) if joined else as_parquet(path, contract, use, accepted.parent, keys) as source,
     ):
         file = _open(con, source, contract, use, as_of, keys)
-        copy = copy or bool(parts) or source.text is not None  # what is temporary does not stay
-        report = _check(file, SplitFiles(accepted, quarantined, with_row_nr, copy))
-        in_path = file.columns_of_path(of_paths)
-        report = replace(report, places=places, cast=tuple(cast for cast in report.cast if cast[0] not in in_path))
+        # a converted file does not stay
+        report = _check(file, SplitFiles(accepted, quarantined, with_row_nr, copy or source.text is not None))
+        in_path = file.columns_of_path(frozenset() if joined is None else joined.path_columns)
+        report = replace(report, cast=tuple(cast for cast in report.cast if cast[0] not in in_path))
+        if joined is not None:
+            report = replace(report, places=joined.places)
         if source.text is not None:
             report = add_bad_lines(con, report, source.text, quarantined)
         if contract.extra == "report":
             extra = {f"{visible(column)}: {NOT_IN_CONTRACT}": report.rows for column in report.added}
             report = replace(report, warnings=report.warnings | extra)
     return replace(report, name=name or path.name)
-
-
-@contextmanager
-def _as_one_file(
-    con: StrictConnection,
-    path: Path,
-    parts: Sequence[Part],
-    contract: Contract,
-    use: Use,
-    scratch: Path,
-    in_path: Mapping[str, str | None],
-) -> Iterator[tuple[TableFile, PartPlaces | None, frozenset[str]]]:
-    """A file or the parts of a folder as one parquet file, with the names of its columns that are in paths."""
-    if parts:
-        with join_parts(con, path, parts, contract, use, scratch) as joined:
-            yield joined
-    else:
-        with as_parquet(path, contract, use, scratch, in_path) as source:
-            yield source, None, frozenset()
 
 
 @dataclass(frozen=True)
