@@ -14,11 +14,10 @@ from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.object_inbox import ObjectInbox, ObjectLedger
 from apex_ml.adapters.storage.storage import StoredFile
 from apex_ml.adapters.storage.stores import open_objects
-from apex_ml.adapters.storage.table_files import table_format
+from apex_ml.adapters.storage.table_files import refuse_table
 from apex_ml.adapters.storage.waiting import PLACE, KnownObject
 from apex_ml.contract.locations import is_object_store
 from apex_ml.contract.pipeline import PipelineSettings
-from apex_ml.errors import ConfigError
 from apex_ml.services.table_drops import open_table_inbox
 from apex_ml.settings import Settings
 
@@ -29,19 +28,11 @@ def open_inbox(settings: Settings, pipeline: PipelineSettings) -> DropInbox:
     if pipeline.drops_are_appends:
         return open_table_inbox(settings, pipeline)
     if not is_object_store(url):
-        _refuse_table(url)
+        refuse_table(LocalStorage(local_folder(url, PLACE)), url, PLACE)
         return Inbox(pipeline)
     storage = open_objects(pipeline.locations, url)
     ledger = _Ledger(settings, pipeline.schema)
     return ObjectInbox(storage, ledger, pipeline.options.scoring, settings.spool_mb << 20)
-
-
-def _refuse_table(url: str) -> None:
-    """Raise ConfigError for the folder of a table: its files are no drops, and no folders belong into it."""
-    if kind := table_format(LocalStorage(local_folder(url, PLACE))):
-        raise ConfigError(
-            f"{PLACE}={url}: is a table; to score its appends write scoring.source: {kind}, else name another folder"
-        )
 
 
 class _Ledger(ObjectLedger):

@@ -24,7 +24,8 @@ from apex_ml.adapters.storage.object_downloads import download
 from apex_ml.adapters.storage.object_folders import Notes, ObjectFolders
 from apex_ml.adapters.storage.object_store import ObjectStorage
 from apex_ml.adapters.storage.storage import StoredFile
-from apex_ml.adapters.storage.waiting import DONE, INBOX, QUARANTINE, REASON, Waiting
+from apex_ml.adapters.storage.table_files import refuse_table
+from apex_ml.adapters.storage.waiting import DONE, INBOX, PLACE, QUARANTINE, REASON, Waiting
 from apex_ml.contract.scoring_options import Scoring
 from apex_ml.errors import ConfigError, DataError
 from apex_ml.file_names import hidden
@@ -73,8 +74,12 @@ class ObjectInbox(DropInbox):
         return f"were moved to {self.storage.place(QUARANTINE)}" if self._moves else f"stay in {self.storage.url}"
 
     def prepare(self) -> None:
-        """Try whether drops can be moved, and say so when the server ignores conditional puts."""
+        """Try whether drops can be moved, and say so when the server ignores conditional puts.
+
+        With `after: keep` a table is refused.
+        """
         if not self._moves:
+            refuse_table(self.storage, self.storage.url, PLACE)
             return
         try:
             honours = self.storage.honours_conditions

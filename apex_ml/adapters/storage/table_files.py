@@ -9,6 +9,7 @@ from apex_ml.adapters.storage.delta_log import DELTA_LOG, is_log_file
 from apex_ml.adapters.storage.local import LocalStorage
 from apex_ml.adapters.storage.storage import Storage
 from apex_ml.core.table_version import TableFormat
+from apex_ml.errors import ConfigError
 
 METADATA = "metadata"
 """Folder of an Iceberg table's own files."""
@@ -20,6 +21,17 @@ def table_format(storage: Storage) -> TableFormat | None:
     if any(map(is_log_file, _names(storage, DELTA_LOG))):
         return "delta"
     return "iceberg" if metadata_names(storage) else None
+
+
+def refuse_table(storage: Storage, url: str, setting: str) -> None:
+    """Raise :class:`~apex_ml.errors.ConfigError` for a table where drops arrive as files.
+
+    Its files are no drops: a compaction has the same rows in other files.
+    """
+    if kind := table_format(storage):
+        raise ConfigError(
+            f"{setting}={url}: is a table; to score its appends write scoring.source: {kind}, else name another place"
+        )
 
 
 def metadata_names(storage: Storage) -> list[str]:
