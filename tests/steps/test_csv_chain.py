@@ -80,21 +80,6 @@ def test_raw_files_and_drops_of_csv(home: Apex, moto: ObjectServer, monkeypatch:
         score(home.context("half"), ["half.csv.gz"])
     assert (home.inbox.parent / "quarantine" / "half.csv.gz").read_bytes() == content[:500]
 
-    for name, value in moto.environment.items():
-        monkeypatch.setenv(name, value)
-    there = home.but(locations__drops=f"s3://{moto.bucket}/{uuid.uuid4().hex}")
-    there.deliver("there.csv.gz", gzip.compress(write_csv(home.inbox.parent / "there.csv", _drop(70, 11)).read_bytes()))
-    assert score(there.context("there"), ["there.csv.gz"]).rows_scored == 70
-
-
-def test_a_folder_of_csv_is_one_drop_and_its_lines_are_those_of_its_files(home: Apex) -> None:
-    context = home.context("first")
-    validate(context, raw=None, as_of=None, force=False)
-    elt(context)
-    split(context, strategy="temporal")
-    trained = home.call("train", "--run", "first")
-    assert trained.code == 0, trained.err
-    promote(context, who="test")
     folder = home.inbox / "day=2024-07-20"
     rows = {name: values for name, values in _drop(90, 3).items() if name != "day"}
     for n in range(3):
@@ -104,9 +89,16 @@ def test_a_folder_of_csv_is_one_drop_and_its_lines_are_those_of_its_files(home: 
     (folder / "part-2.csv.gz").write_bytes(gzip.compress(packed.read_bytes()))
     packed.unlink()
     (folder / "_SUCCESS").touch()
-    scored = score(home.context("scoring"), [folder.name])
-    assert (scored.rows_scored, home.sql("SELECT DISTINCT day FROM scored")) == (90, [(date(2024, 7, 20),)])
-    parts = home.sql("SELECT part, part_row, row ->> 'line' FROM quarantine WHERE source_kind = 'drop'")
+    assert score(home.context("folder"), [folder.name]).rows_scored == 90
+    parts = home.sql("SELECT part, part_row, row ->> 'line' FROM quarantine WHERE part IS NOT NULL")
     assert parts == [("day=2024-07-20/part-1.csv", 3, "V9;P9;old")]
-    gaps = home.sql("SELECT min(row_nr), max(row_nr), count(DISTINCT row_nr) FROM scored")
-    assert gaps == [(2, 96, 90)]  # each file begins behind the last line of the one before
+    of_folder = "FROM scored WHERE run_id = (SELECT max(run_id) FROM scored)"
+    assert home.sql(f"SELECT DISTINCT day {of_folder}") == [(date(2024, 7, 20),)]
+    numbers = home.sql(f"SELECT min(row_nr), max(row_nr), count(DISTINCT row_nr) {of_folder}")
+    assert numbers == [(2, 96, 90)]  # each file begins behind the last line of the one before
+
+    for name, value in moto.environment.items():
+        monkeypatch.setenv(name, value)
+    there = home.but(locations__drops=f"s3://{moto.bucket}/{uuid.uuid4().hex}")
+    there.deliver("there.csv.gz", gzip.compress(write_csv(home.inbox.parent / "there.csv", _drop(70, 11)).read_bytes()))
+    assert score(there.context("there"), ["there.csv.gz"]).rows_scored == 70
