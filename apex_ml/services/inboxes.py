@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from apex_ml.adapters.postgres.connection import transaction
@@ -12,12 +11,12 @@ from apex_ml.adapters.storage.inboxes import DropInbox
 from apex_ml.adapters.storage.local import LocalStorage
 from apex_ml.adapters.storage.locations import local_folder
 from apex_ml.adapters.storage.object_inbox import ObjectInbox, ObjectLedger
-from apex_ml.adapters.storage.storage import StoredFile
 from apex_ml.adapters.storage.stores import open_objects
 from apex_ml.adapters.storage.table_files import refuse_table
-from apex_ml.adapters.storage.waiting import PLACE, KnownObject
+from apex_ml.adapters.storage.waiting import PLACE
 from apex_ml.contract.locations import is_object_store
 from apex_ml.contract.pipeline import PipelineSettings
+from apex_ml.services.known_drops import KnownDrops
 from apex_ml.services.table_drops import open_table_inbox
 from apex_ml.settings import Settings
 
@@ -35,21 +34,8 @@ def open_inbox(settings: Settings, pipeline: PipelineSettings) -> DropInbox:
     return ObjectInbox(storage, ledger, pipeline.options.scoring, settings.spool_mb << 20)
 
 
-class _Ledger(ObjectLedger):
-    """The table of known objects; each call is a transaction of its own."""
-
-    def __init__(self, settings: Settings, schema: str) -> None:
-        self._settings, self._schema = settings, schema
-
-    def known(self, places: Sequence[tuple[str, StoredFile]]) -> Mapping[str, KnownObject]:
-        if not places:
-            return {}
-        with transaction(self._settings, self._schema) as session:
-            return PostgresDropObjects(session).known(places)
-
-    def note(self, places: Sequence[tuple[str, StoredFile]], sha256: str) -> None:
-        with transaction(self._settings, self._schema) as session:
-            PostgresDropObjects(session).note(places, sha256)
+class _Ledger(KnownDrops, ObjectLedger):
+    """The tables of known objects and of listings."""
 
     def mark(self, place: str) -> tuple[str, datetime] | None:
         with transaction(self._settings, self._schema) as session:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from apex_ml.adapters.postgres.alerts import TABLE_CHANGED, PostgresAlerts
 from apex_ml.adapters.postgres.connection import transaction
-from apex_ml.adapters.postgres.drop_objects import PostgresDropObjects
 from apex_ml.adapters.postgres.table_positions import PostgresTablePositions
 from apex_ml.adapters.storage.delta_appends import DeltaAppends
 from apex_ml.adapters.storage.iceberg_appends import IcebergAppends
 from apex_ml.adapters.storage.local import LocalStorage
-from apex_ml.adapters.storage.storage import StoredFile
 from apex_ml.adapters.storage.stores import open_storage
 from apex_ml.adapters.storage.table_inbox import TableInbox, TableLedger
 from apex_ml.adapters.storage.table_log import Position, TableLog
 from apex_ml.adapters.storage.table_mirror import mirror_delta_log
-from apex_ml.adapters.storage.waiting import PLACE, KnownObject
+from apex_ml.adapters.storage.waiting import PLACE
 from apex_ml.contract.pipeline import PipelineSettings
+from apex_ml.services.known_drops import KnownDrops
 from apex_ml.services.raw_location import spool_place
 from apex_ml.settings import Settings
 
@@ -46,21 +44,8 @@ def _open_log(settings: Settings, pipeline: PipelineSettings, url: str, spool_by
     return DeltaAppends(storage, url, log_folder)
 
 
-class _Ledger(TableLedger):
-    """The tables of known drops and of positions; each call is a transaction of its own."""
-
-    def __init__(self, settings: Settings, schema: str) -> None:
-        self._settings, self._schema = settings, schema
-
-    def known(self, places: Sequence[tuple[str, StoredFile]]) -> Mapping[str, KnownObject]:
-        if not places:
-            return {}
-        with transaction(self._settings, self._schema) as session:
-            return PostgresDropObjects(session).known(places)
-
-    def note(self, place: str, file: StoredFile, sha256: str) -> None:
-        with transaction(self._settings, self._schema) as session:
-            PostgresDropObjects(session).note([(place, file)], sha256)
+class _Ledger(KnownDrops, TableLedger):
+    """The tables of known drops and of positions."""
 
     def position(self, place: str, table_id: str) -> Position | None:
         with transaction(self._settings, self._schema) as session:

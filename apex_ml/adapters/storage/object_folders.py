@@ -10,18 +10,18 @@ import logging
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from apex_ml.adapters.storage.files import UnreadableError, map_disk_errors
 from apex_ml.adapters.storage.folder_drops import identity, parts_in, why_not
 from apex_ml.adapters.storage.inboxes import DropStatus, FetchedDrop
 from apex_ml.adapters.storage.local import LONGEST_NAME, with_digest
 from apex_ml.adapters.storage.mirror import refuse_as_path
+from apex_ml.adapters.storage.notes import Notes
 from apex_ml.adapters.storage.object_downloads import refuse_too_large
 from apex_ml.adapters.storage.object_store import CHUNK, ObjectStorage
 from apex_ml.adapters.storage.storage import StoredFile
@@ -34,19 +34,6 @@ from apex_ml.file_names import hidden
 logger = logging.getLogger(__name__)
 REQUESTS = 8
 """Objects that are downloaded, copied or deleted at the same time: most of a small one is waiting."""
-Places = Sequence[tuple[str, StoredFile]]
-"""URLs with their objects."""
-
-
-class Notes(Protocol):
-    """Which objects have a known content."""
-
-    def known(self, places: Places) -> Mapping[str, KnownObject]:
-        """Of these URLs and objects the known ones, by URL."""
-        ...
-
-    def note(self, places: Places, sha256: str) -> None:
-        """Note the content of the objects of a drop that was scored or refused."""
 
 
 class ObjectFolders:

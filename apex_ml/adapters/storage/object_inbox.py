@@ -20,8 +20,9 @@ from typing import Any, Protocol
 
 from apex_ml.adapters.storage.inboxes import DropInbox, FetchedDrop, late_drops
 from apex_ml.adapters.storage.local import LONGEST_NAME, with_digest
+from apex_ml.adapters.storage.notes import Notes
 from apex_ml.adapters.storage.object_downloads import download
-from apex_ml.adapters.storage.object_folders import Notes, ObjectFolders
+from apex_ml.adapters.storage.object_folders import ObjectFolders
 from apex_ml.adapters.storage.object_store import ObjectStorage
 from apex_ml.adapters.storage.storage import StoredFile
 from apex_ml.adapters.storage.table_files import refuse_table

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from apex_ml.adapters.storage.files import UnreadableError, map_disk_errors
 from apex_ml.adapters.storage.inboxes import DropInbox, FetchedDrop, late_drops
-from apex_ml.adapters.storage.storage import StoredFile
+from apex_ml.adapters.storage.notes import Notes
 from apex_ml.adapters.storage.table_log import Commits, Position, TableCommit, TableLog, TableState
 from apex_ml.adapters.storage.waiting import KnownObject, Waiting
 from apex_ml.contract.scoring_options import Scoring
@@ -30,15 +30,8 @@ NO_TABLE = ""
 """Stands for the id of a table that is not there yet."""
 
 
-class TableLedger(Protocol):
+class TableLedger(Notes, Protocol):
     """Which commits of tables were handled."""
-
-    def known(self, places: Sequence[tuple[str, StoredFile]]) -> Mapping[str, KnownObject]:
-        """Of these drops the known ones, by place."""
-        ...
-
-    def note(self, place: str, file: StoredFile, sha256: str) -> None:
-        """Note a commit that was scored, refused or reported."""
 
     def position(self, place: str, table_id: str) -> Position | None:
         """How far a table was handled; None before the first look at it."""
@@ -169,7 +162,7 @@ class TableInbox(DropInbox):
 
     def finish(self, drop: Waiting, sha256: str) -> str:
         """Note the append; it stays where it is."""
-        self._ledger.note(f"{self.url}/{drop.name}", drop.file_at(drop.name), sha256)
+        self._ledger.note([(f"{self.url}/{drop.name}", drop.file_at(drop.name))], sha256)
         return f"{self.url}/{drop.name}"
 
     def reject(self, drop: Waiting, sha256: str, reason: dict[str, Any]) -> str:
@@ -253,7 +246,7 @@ class TableInbox(DropInbox):
             f"{commit.table}: {commit.operation} changed or removed rows that were there before, so that it is no drop"
             " and nothing was scored. To have rows scored, append them; then close this alert",
         )
-        self._ledger.note(self._place(commit), drop.file_at(drop.name), commit.table.identity())
+        self._ledger.note([(self._place(commit), drop.file_at(drop.name))], commit.table.identity())
 
     def _report_lost(self, state: TableState, after: Commits) -> None:
         logger.warning("table_commits_lost location=%s lost=%s", self.url, after.lost)
