@@ -11,7 +11,10 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 import pygal
 from markupsafe import Markup
+from pygal.etree import etree
 from pygal.style import Style
+
+etree.to_etree()  # pygal takes lxml where that happens to be installed, and its trees are of other classes
 
 SINGLE_WEEK_BAND = 24
 """Half the width of the band of a single week."""
