@@ -61,8 +61,8 @@ def why_incomplete(rule: FolderRule, files: Collection[str], changed_at: float, 
         if (seconds := max(0.0, now - changed_at)) >= rule.quiet_seconds:
             return None
         return (
-            f"is a folder that changed {seconds:.0f} seconds ago; it is a drop when nothing in it has changed for"
-            f" {rule.quiet_seconds:g} (scoring.folder_complete)"
+            f"is a folder that changed {seconds:.1f} seconds ago; it is a drop when nothing in it has changed for"
+            f" {rule.quiet_seconds:g} seconds (scoring.folder_complete)"
         )
     if rule.file in files:
         return None

@@ -7,13 +7,14 @@ and so do the programs that deliver drops.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from apex_ml.adapters.storage.files import map_disk_errors
 from apex_ml.contract.pipeline import Pipeline
-from apex_ml.errors import ConfigError, TransientError
+from apex_ml.errors import ApexError, ConfigError, TransientError
 from apex_ml.pipeline_settings import former_pipeline
+from apex_ml.pipelines import usable_pipelines
 from apex_ml.services.inboxes import open_inbox
 from apex_ml.settings import Settings
 
@@ -26,7 +27,7 @@ def make_data_folders(settings: Settings, pipeline: Pipeline) -> None:
     """Create the folders of drops and raw files of a pipeline, except a configured folder of raw files.
 
     Of an object store it is only tried whether drops can be moved there. One that does not answer now stops nothing.
-    The first look at a table is noted in Postgres, which may not run yet: the first step does it.
+    The first look at a table is noted in Postgres, which may not run yet: see :func:`begin_tables`.
     """
     try:
         if not pipeline.drops_are_appends:
@@ -37,6 +38,20 @@ def make_data_folders(settings: Settings, pipeline: Pipeline) -> None:
         raw = Path(pipeline.locations.raw)
         with map_disk_errors(raw.parent):
             raw.mkdir(parents=True, exist_ok=True)
+
+
+def begin_tables(settings: Settings, say: Callable[[str], None]) -> None:
+    """Note the version of each table whose appends are drops, so that every later append is one.
+
+    A table that cannot be read now stops nothing: the first step that can read it does it.
+    """
+    for pipeline in usable_pipelines(settings)[0]:
+        if not pipeline.drops_are_appends:
+            continue
+        try:
+            open_inbox(settings, pipeline).prepare()
+        except ApexError as error:
+            say(f"{pipeline.name}: its table of drops cannot be read yet: {error}")
 
 
 def has_former_folders(settings: Settings) -> bool:

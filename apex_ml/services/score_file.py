@@ -235,7 +235,7 @@ def _claim(session: Session, drop: Waiting, sha256: str, rows: int, again: DropR
     """Claim the content, or lock a drop that is scored again; the id of its ledger row, None when it is scored."""
     drops = PostgresDrops(session)
     if again is None:
-        return drops.claim(sha256, drop.name, drop.size, rows)
+        return drops.claim(sha256, drop.name, drop.size, rows, corrects=drop.corrects)
     drops.lock_for_rescoring(again)
     return again.drop_id
 

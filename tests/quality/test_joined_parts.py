@@ -169,6 +169,25 @@ def test_a_column_that_a_part_lacks_is_null_there_and_keys_of_folders_are_column
         check(folder)
 
 
+def test_a_part_that_would_be_refused_alone_is_refused(check: Check, tmp_path: Path) -> None:
+    folder = write_parts(tmp_path / "many", [order_table(rows=5), order_table(rows=2).drop_columns([CLIENT])])
+    with pytest.raises(DataError, match=r"many: part-00001\.parquet: required columns are missing(?s:.*)cliente_id"):
+        check(folder)
+    first = order_table(rows=5)
+    pq.write_table(
+        first.rename_columns([f"value {n}" for n in range(first.num_columns)]), folder / "part-00001.parquet"
+    )
+    with pytest.raises(DataError, match=r"many: part-00001\.parquet: required columns are missing"):
+        check(folder)
+
+
+def test_days_and_times_are_read_as_times(check: Check, tmp_path: Path) -> None:
+    day = column(DATE, pa.array([date(2024, 3, 5)] * 2))
+    folder = write_parts(tmp_path / "many", [order_table(rows=3), day, column(DATE, pa.array([datetime(2024, 3, 5)]))])
+    _, rows, bad = check(folder)
+    assert [row[DATE].day for row in rows] == [1, 2, 3, 5, 5, 5] and bad == []
+
+
 def test_large_parts_are_read_in_pieces(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_parts(tmp_path / "many", [order_table(rows=50), order_table(rows=20)])
     whole = comparable(check(folder))

@@ -292,9 +292,12 @@ def test_kept_folders_are_drops_where_the_pipeline_says_so(
     assert run(kept, "incoming/run=1", "single.parquet")["scored"] == 2
     assert waiting(kept) == [] and counts(kept) == (2, 2, ROWS + 50)
     kept.storage.put("incoming/run=1/part-00009.parquet", as_parquet(table.slice(0, 20)))
-    assert waiting(kept) == ["incoming/run=1"]  # only what is new
-    assert run(kept, "incoming/run=1")["rows_scored"] == 20 and waiting(kept) == []
-    assert counts(kept) == (3, 3, ROWS + 70)
+    assert waiting(kept) == ["incoming/run=1"]
+    assert run(kept, "incoming/run=1")["rows_scored"] == ROWS + 20 and waiting(kept) == []
+    assert kept.sql("SELECT count(*) FROM orders.scored_current") == [(ROWS + 20 + 50,)]
+    kept.storage.put(f"incoming/run=1/{next(iter(files))}", as_parquet(table.slice(0, 10)))
+    assert run(kept, "incoming/run=1")["rows_scored"] == ROWS - 100 + 10 + 20 and waiting(kept) == []
+    assert kept.sql("SELECT count(*) FROM orders.scored_current") == [(ROWS - 70 + 50,)]
     assert rescore(kept.context("again"), "single.parquet").scored == 1
 
 

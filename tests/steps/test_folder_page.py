@@ -23,6 +23,7 @@ from tests.support.ledger import places, run
 PAGE = (CODE_ROOT / "docs" / "how-to" / "folders.md").read_text(encoding="utf-8")
 DELIVER, IDENTITY = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 MANIFEST, KEPT = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+NAME = "sales-2026-01-01"
 (QUERY,) = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -48,8 +49,8 @@ def shell(script: str, home: Path) -> str:
 
 def test_the_folder_is_delivered_scored_and_known_by_its_files(scoring: Apex, spark: Path) -> None:
     shell(DELIVER, scoring.settings.home)
-    assert run(scoring, "sales")["rows_scored"] == 149
-    assert places(scoring) == {"inbox": [], "done": ["sales"], "quarantine": []}
+    assert run(scoring, NAME)["rows_scored"] == 149
+    assert places(scoring) == {"inbox": [], "done": [NAME], "quarantine": []}
     shown = shell(IDENTITY, scoring.settings.home).split()[0]
     assert scoring.sql("SELECT sha256 FROM orders.drops") == [(shown,)]
     ((_, part, row, column, value, _),) = scoring.sql(QUERY)
@@ -60,10 +61,10 @@ def test_the_manifest_of_the_page_lists_the_data(scoring: Apex, spark: Path) -> 
     section = PipelineOptions.model_validate(MANIFEST).scoring
     apex = scoring.but(scoring__folder_complete=section.folder_complete or "", scoring__folder_file=section.folder_file)
     shell(DELIVER, scoring.settings.home)
-    assert list_drops(apex.context("list")).folders == ("sales",)
+    assert list_drops(apex.context("list")).folders == (NAME,)
     listed = ["part-00000.parquet", "part-00001.parquet"]
-    (scoring.inbox / "sales" / section.folder_file).write_text(json.dumps(listed))
-    assert run(apex, "sales")["rows_scored"] == 100
+    (scoring.inbox / NAME / section.folder_file).write_text(json.dumps(listed))
+    assert run(apex, NAME)["rows_scored"] == 100
 
 
 def test_the_section_about_kept_folders_can_be_read() -> None:

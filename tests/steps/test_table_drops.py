@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from apex_ml.adapters.storage.stores import open_storage
 from apex_ml.contract.model import Contract
 from apex_ml.core.table_version import TableVersion
 from apex_ml.errors import ConfigError, DataError
+from apex_ml.platform.data_folders import begin_tables
 from apex_ml.platform.reports.status import _waiting as waiting_part
 from apex_ml.services.inboxes import open_inbox
 from apex_ml.services.raw_location import local_raw
@@ -155,6 +157,26 @@ def test_of_a_table_that_comes_later_every_append_is_a_drop(table: Table, rows: 
         path.unlink()
     other.append(rows(2))
     assert len(other.waiting()) == 1 and other.run()["scored"] == 1
+
+
+def test_a_table_that_is_made_again_supersedes_nothing(table: Table, rows: Any) -> None:
+    apex = table.apex.but(scoring__first_version=0)
+    table = Table(apex, table.url, table.options)
+    for first in (1, 3):
+        shutil.rmtree(table.url, ignore_errors=True)
+        for seed in (first, first + 1):
+            table.append(rows(seed))
+        assert table.run()["scored"] == 2
+    assert apex.sql("SELECT count(*) FROM orders.scored_current") == [(4 * ROWS,)]
+
+
+def test_the_start_of_the_platform_is_a_first_look(table: Table, rows: Any) -> None:
+    said: list[str] = []
+    table.append(rows(1))
+    begin_tables(table.apex.settings, said.append)
+    table.append(rows(2))
+    table.append(rows(3))
+    assert len(table.waiting()) == 2 and said == []
 
 
 def test_compaction_is_no_drop_and_what_changes_rows_is_reported_once(table: Table, rows: Any) -> None:

@@ -107,7 +107,10 @@ class _Joiner:
         return JoinedParts(TableFile(path, text), places, frozenset(self._reader.key_names))
 
     def unified(self) -> pa.Schema:
-        """A schema that holds the values of all parts: a column that some parts lack is null there."""
+        """A schema that holds the values of all parts: an optional column that some parts lack is null there.
+
+        Raises :class:`~apex_ml.errors.DataError` naming a part that would be refused as a file of its own.
+        """
         types: dict[str, tuple[pa.DataType, Part]] = {}
         with self._reader.opened() as parts:
             for opened in parts:
@@ -115,6 +118,7 @@ class _Joiner:
                 if twice := sorted({name for name in names if names.count(name) > 1}):
                     shown = ", ".join(map(visible, twice))
                     raise DataError(f"{self._reader.shown(opened.part)}: repeated columns: {shown}; deliver each once")
+                self._reader.refuse_other_names(opened)
                 for column in opened.schema:
                     kind, part = types.get(column.name, (column.type, opened.part))
                     types[column.name] = self._common(column, opened.part, kind, part), part
@@ -125,6 +129,9 @@ class _Joiner:
     def _common(self, column: pa.Field, part: Part, kind: pa.DataType, other: Part) -> pa.DataType:
         if column.type == kind:
             return kind
+        times = [of for of in (kind, column.type) if pa.types.is_timestamp(of) and of.tz is None]
+        if len(times) == 1 and pa.types.is_date(kind if times[0] is column.type else column.type):
+            return times[0]
         fields = [pa.schema([pa.field(column.name, of)]) for of in (kind, column.type)]
         try:
             return pa.unify_schemas(fields, promote_options="permissive").field(0).type

@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from apex_ml.adapters.duckdb.derived_types import derived_types
 from apex_ml.adapters.duckdb.engine import StrictConnection, reason_of
+from apex_ml.adapters.duckdb.file_schema import refuse_other_names
 from apex_ml.adapters.duckdb.key_columns import key_columns
 from apex_ml.adapters.duckdb.table_file import as_parquet
 from apex_ml.adapters.storage.files import name_errors
@@ -26,6 +28,7 @@ from apex_ml.contract.model import Contract
 from apex_ml.contract.names import ROW_NR
 from apex_ml.contract.per_use import Use
 from apex_ml.errors import DataError
+from apex_ml.sql.row_checks import compile_row_checks
 from apex_ml.text import visible
 from apex_ml.wording import counted
 
@@ -73,10 +76,24 @@ class PartReader:
         self.key_names: set[str] = set()
         """The columns of the paths of the parts that were read."""
         self._last_schema = pa.schema([]), pa.schema([])
+        self._checked_names: set[tuple[str, ...]] = set()
 
     def shown(self, part: Part) -> str:
         """Folder and part, for messages."""
         return f"{self.name}: {visible(part.name)}"
+
+    def refuse_other_names(self, opened: OpenedPart) -> None:
+        """Raise :class:`~apex_ml.errors.DataError` for a part without a required column, as for a file of its own."""
+        names = tuple(opened.schema.names)
+        if names in self._checked_names:
+            return
+        columns = [column for column in opened.schema if column.name != ROW_NR]
+        checks = compile_row_checks(
+            self._contract, self._use, pa.schema(columns), None, derived=derived_types(self._contract)
+        )
+        with name_errors(opened.part.path, self.shown(opened.part)):
+            refuse_other_names(opened.part.path, self._contract, checks)
+        self._checked_names.add(names)
 
     @contextmanager
     def opened(self) -> Iterator[Iterator[OpenedPart]]:

@@ -63,11 +63,11 @@ class RemovableDrop:
 class DropLedger(Protocol):
     """The ledger of drops. A drop is its content, whatever its name."""
 
-    def claim(self, sha256: str, name: str, size: int, rows: int) -> int | None:
+    def claim(self, sha256: str, name: str, size: int, rows: int, *, corrects: bool = True) -> int | None:
         """Insert the row of a content and return its id; None when this content is scored already.
 
         A second transaction with the same content waits here until the first one ends: that is what makes scoring
-        exactly once. An older drop of the same name is marked as superseded, as the new content corrects it. The
+        exactly once. Where it `corrects` one, an older drop of the same name is marked as superseded. The
         alerts about the name are resolved, and the rows that were quarantined when the content was refused go.
         """
         ...
@@ -116,7 +116,7 @@ class PostgresDrops(DropLedger):
         self._alerts = PostgresAlerts(session)
 
     @override
-    def claim(self, sha256: str, name: str, size: int, rows: int) -> int | None:
+    def claim(self, sha256: str, name: str, size: int, rows: int, *, corrects: bool = True) -> int | None:
         # two contents of one name are claimed one after the other, so that the later one supersedes the earlier
         self._session.execute("SELECT pg_advisory_xact_lock(%s::bigint # hashtextextended(%s, 0))", (NAME_LOCK, name))
         row = self._session.fetch_one(
@@ -128,11 +128,12 @@ class PostgresDrops(DropLedger):
         if row is None:
             return None
         drop_id = int(row[0])
-        self._session.execute(
-            "UPDATE drops SET superseded_by = %(drop_id)s WHERE name = %(name)s AND state = 'done'"
-            " AND superseded_by IS NULL AND drop_id <> %(drop_id)s",
-            {"drop_id": drop_id, "name": name},
-        )
+        if corrects:
+            self._session.execute(
+                "UPDATE drops SET superseded_by = %(drop_id)s WHERE name = %(name)s AND state = 'done'"
+                " AND superseded_by IS NULL AND drop_id <> %(drop_id)s",
+                {"drop_id": drop_id, "name": name},
+            )
         self._forget(sha256, name)  # what was kept of a delivery that was refused
         return drop_id
 

@@ -84,15 +84,15 @@ class ObjectFolders:
     def look(self, name: str) -> tuple[Waiting, str | None]:
         """A folder as a drop, and why it is not complete.
 
-        The drop consists of the objects whose content is not known, or of all where every one is. Raises
-        FileNotFoundError when there is none.
+        It consists of all objects. Where drops are moved, those whose content is known are what a killed move left, and
+        do not count beside others. Raises FileNotFoundError when there is none.
         """
         files = self._files(name)
         new = self._new(name, files)
         if not any(map(_visible, new)):
             return Waiting.of_folder(name, files), None
         why = why_not(self._rule, name, files, lambda key: self._read(self._key(name, key)), time.time())
-        return Waiting.of_folder(name, new), why
+        return Waiting.of_folder(name, new if self._inbox else files), why
 
     def known_content(self, name: str) -> tuple[Waiting, str] | None:
         """A folder of which every object is of one scored drop, with the sha256 of that."""

@@ -236,7 +236,8 @@ class TableInbox(DropInbox):
     def _waiting(self, commit: TableCommit) -> Waiting:
         table, at = commit.table, 0 if commit.table.committed_at is None else commit.table.committed_at.timestamp()
         ns = round(at * 1000) * 1_000_000
-        return Waiting(self._name(commit), commit.bytes, ns, ns, f"{table.table_id}/{table.version}")
+        version = f"{table.table_id}/{table.version}"
+        return Waiting(self._name(commit), commit.bytes, ns, ns, version, corrects=False)
 
     def _report_change(self, commit: TableCommit) -> None:
         drop = self._waiting(commit)

@@ -45,6 +45,8 @@ class Waiting:
     """Version of the content, from the storage."""
     folder: bool = False
     """Whether it is a folder: size and times are those of all its files, of which `version` is a digest."""
+    corrects: bool = field(default=True, compare=False)
+    """Whether it replaces an older drop of its name. An append to a table adds to what was there."""
     files: tuple[StoredFile, ...] = field(default=(), compare=False, repr=False)
     """The files of a folder, by their paths from there."""
 

@@ -270,7 +270,7 @@ def become_mlflow(settings: Settings) -> NoReturn:
 def prepare_apex(settings: Settings) -> None:
     """Migrate the apex database, and create the folders of the home."""
     from apex_ml.pipelines import load_all_pipelines
-    from apex_ml.platform.data_folders import make_data_folders, move_former_folders
+    from apex_ml.platform.data_folders import begin_tables, make_data_folders, move_former_folders
     from apex_ml.platform.pipeline_tables import migrate_pipelines
 
     for line in move_former_folders(settings):
@@ -280,3 +280,4 @@ def prepare_apex(settings: Settings) -> None:
     for pipeline in load_all_pipelines(settings)[0]:
         make_data_folders(settings, pipeline)
     migrate_pipelines(settings, logger.warning)
+    begin_tables(settings, logger.warning)

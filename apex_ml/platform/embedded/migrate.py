@@ -10,6 +10,7 @@ from pathlib import Path
 from apex_ml.adapters.postgres.administration import airflow_database, airflow_revision
 from apex_ml.errors import ConfigError
 from apex_ml.platform.airflow_state import prepare_database
+from apex_ml.platform.data_folders import begin_tables
 from apex_ml.platform.embedded.environment import airflow_environment, common, inherited
 from apex_ml.platform.embedded.paths import run_folder, service_log
 from apex_ml.platform.embedded.progress import Phases
@@ -35,6 +36,7 @@ def migrate_apex(settings: Settings, phases: Phases) -> None:
     """Apply the migrations of Apex to the schema of every pipeline; report the pipelines whose file is wrong."""
     with phases.phase("Apex's tables"):
         migrate_pipelines(settings, phases.say)
+        begin_tables(settings, phases.say)
 
 
 def migrate_airflow(settings: Settings, phases: Phases) -> None:
