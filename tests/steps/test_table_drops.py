@@ -171,12 +171,12 @@ def test_a_table_that_is_made_again_supersedes_nothing(table: Table, rows: Any) 
 
 
 def test_the_start_of_the_platform_is_a_first_look(table: Table, rows: Any) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     table.append(rows(1))
-    begin_tables(table.apex.settings, said.append)
+    begin_tables(table.apex.settings, messages.append)
     table.append(rows(2))
     table.append(rows(3))
-    assert len(table.waiting()) == 2 and said == []
+    assert len(table.waiting()) == 2 and messages == []
 
 
 def test_compaction_is_no_drop_and_what_changes_rows_is_reported_once(table: Table, rows: Any) -> None:
