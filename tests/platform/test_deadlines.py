@@ -98,8 +98,11 @@ def test_the_status_says_what_to_do_with_a_folder_in_the_inbox(tmp_path: Path) -
     inbox.prepare()
     (inbox.inbox / "dir.parquet").mkdir()
     (inbox.inbox / ".hidden").mkdir()
-    lines = ["drops waiting: 0", "  dir.parquet is a folder; deliver the files in it one by one, and remove it"]
+    lines = ["drops waiting: 0", "  dir.parquet is an empty folder; deliver files in it, or remove it"]
     assert _shown_inbox(tmp_path) == (True, lines)
+    (inbox.inbox / "dir.parquet" / "part-0.parquet").write_bytes(b"x")
+    _, (waiting, line) = _shown_inbox(tmp_path)
+    assert waiting == "drops waiting: 0" and line.startswith("  dir.parquet is a folder without _SUCCESS, which says")
 
 
 def test_a_late_drop_with_a_non_utf8_name_can_be_stored_and_shown(tmp_path: Path) -> None:
