@@ -15,6 +15,7 @@ import yaml
 
 from apex_ml.adapters.duckdb.engine import connect_strict
 from apex_ml.adapters.duckdb.file_report import FileReport
+from apex_ml.adapters.duckdb.joined_parts import join_parts
 from apex_ml.adapters.duckdb.row_checks import check_file
 from apex_ml.adapters.storage.folder_drops import parts_in
 from apex_ml.contract.model import Contract
@@ -317,11 +318,15 @@ def test_parts_of_json_lines_are_one_drop_whose_rows_go_on(tmp_path: Path) -> No
     parts = (json.dumps(ROW) + "\nbroken\n", "", json.dumps({"client": "c2", "day": "2024-03-06", "kind": "B"}))
     for number, text in enumerate(parts):
         (folder / f"part-{number}.jsonl").write_text(text)
-    with connect_strict(Settings.load(home=tmp_path)) as con:
+    contract = contract_of(tmp_path, format="jsonl")
+    names = parts_in(folder, folder.name, FolderRule("never"))
+    with (
+        connect_strict(Settings.load(home=tmp_path)) as con,
+        join_parts(con, folder, names, contract, "train", tmp_path) as joined,
+    ):
         report = check_file(
-            con, folder, contract_of(tmp_path, format="jsonl"), "train", as_of=None, with_row_nr=True, copy=False,
-            accepted=tmp_path / "accepted.parquet", quarantined=tmp_path / "bad.parquet",
-            parts=parts_in(folder, folder.name, FolderRule("never")),
+            con, folder, contract, "train", as_of=None, with_row_nr=True, copy=False,
+            accepted=tmp_path / "accepted.parquet", quarantined=tmp_path / "bad.parquet", joined=joined,
         )  # fmt: skip
         accepted = con.sql(report.query).to_arrow_table().to_pylist()
     assert [(row["row_nr"], row["client"], row["items"]) for row in accepted] == [(1, "c1", 8), (5, "c2", None)]

@@ -89,7 +89,7 @@ def test_an_event_of_the_bucket_wakes_the_trigger_of_the_page(
     """The bucket itself sends the message; the login is in ``.env``."""
     queue = moto.queue(tmp_path.name)
     sections = json.loads(json.dumps(MOVES | EVENTS).replace(EVENTS["scoring"]["events"], queue.url))
-    pipelines, drops = pipelines_with(sections, tmp_path, moto)
+    pipelines, places = pipelines_with(sections, tmp_path, moto)
     (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in moto.login.items()))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
@@ -97,7 +97,7 @@ def test_an_event_of_the_bucket_wakes_the_trigger_of_the_page(
     monkeypatch.setenv("APEX_PIPELINES", str(pipelines))
     pipeline = load_pipeline(Settings.load(pipeline="orders"))
     send_events(moto, queue)
-    storage = open_objects(pipeline.locations, drops)
+    storage = open_objects(pipeline.locations, places["drops"])
     (watcher,) = inbox(pipeline).watchers
     trigger: Any = watcher.trigger
     assert trigger.poll_seconds == 300
