@@ -83,9 +83,13 @@ class PartReader:
         return f"{self.name}: {visible(part.name)}"
 
     def refuse_other_names(self, opened: OpenedPart) -> None:
-        """Raise :class:`~apex_ml.errors.DataError` for a part without a required column, as for a file of its own."""
+        """Raise :class:`~apex_ml.errors.DataError` for a part without a required column, as for a file of its own.
+
+        In JSON lines a key that no object has is null.
+        """
         names = tuple(opened.schema.names)
-        if names in self._checked_names:
+        of_json = opened.text is not None and self._contract.files.format == "jsonl"
+        if of_json or names in self._checked_names:
             return
         columns = [column for column in opened.schema if column.name != ROW_NR]
         checks = compile_row_checks(
