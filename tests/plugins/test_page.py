@@ -264,12 +264,12 @@ def test_waiting_drops_are_counted(empty: Settings, visit: Open) -> None:
         (inbox / name).write_text("x")
     (inbox / ".hidden-folder").mkdir()
     text = visit(empty).get("/orders").text
-    assert "<dt>drops waiting</dt><dd>2</dd>" in text and "folders in the inbox" not in text
+    assert "<dt>drops waiting</dt><dd>2</dd>" in text and "incomplete folders" not in text
     for name in ("<b>", "spark.parquet"):
         (inbox / name).mkdir()
     text = visit(empty).get("/orders").text
     assert "<dt>drops waiting</dt><dd>2</dd>" in text
-    assert "<dt>folders in the inbox that are no complete drops</dt><dd>&lt;b&gt;, spark.parquet</dd>" in text
+    assert "<dt>incomplete folders</dt><dd>&lt;b&gt;, spark.parquet</dd>" in text
 
 
 def test_without_postgres_the_page_says_so(home: Any, visit: Open) -> None:
