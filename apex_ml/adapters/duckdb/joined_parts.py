@@ -162,9 +162,6 @@ class _Joiner:
                 ) from error
         return pa.Table.from_arrays(columns, schema=target)
 
-    def _shown(self, part: Part) -> str:
-        return f"{self._reader.name}: {visible(part.name)}"
-
 
 class _MergedText:
     """What could not be parsed in the parts of a folder that are text."""

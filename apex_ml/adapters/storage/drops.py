@@ -190,7 +190,7 @@ class Inbox:
     def scored(self, name: str, sha256: str, scratch: Path) -> Iterator[FetchedDrop | None]:
         """The file in done/, where it is."""
         path = self._scored(name, sha256)
-        yield None if path is None else self._fetched(path, name)
+        yield None if path is None else self._fetched(path, name, sha256)
 
     def _scored(self, name: str, sha256: str) -> Path | None:
         for path in (self.done / name, with_digest(self.done, name, sha256), self.inbox / name):
@@ -198,14 +198,14 @@ class Inbox:
                 return path if path.parent == self.done else None
         raise DataError(f"{name}: the file with sha256 {sha256[:12]}… is gone from {self.done}")
 
-    def _fetched(self, path: Path, name: str) -> FetchedDrop:
-        """A file or folder with its content. Raises as :func:`file_state` does."""
+    def _fetched(self, path: Path, name: str, sha256: str = "") -> FetchedDrop:
+        """A file or folder with its content, which is read unless its sha256 is known. Raises as `file_state` does."""
         if not _is_folder(path):
             state = file_state(path, name)
-            return FetchedDrop(state, path, sha256_of(path), lambda: file_status(path, state))
+            return FetchedDrop(state, path, sha256 or sha256_of(path), lambda: drop_status(path, state))
         state = folder_state(path, name)
         parts = parts_in(path, name, self.folder_rule)
-        return FetchedDrop(state, path, identity(parts), lambda: folder_status(path, state), parts)
+        return FetchedDrop(state, path, sha256 or identity(parts), lambda: drop_status(path, state), parts)
 
     def _sha256(self, path: Path, name: str) -> str:
         return identity(parts_in(path, name, self.folder_rule)) if _is_folder(path) else sha256_of(path)
@@ -283,20 +283,11 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def folder_status(path: Path, drop: Waiting) -> DropStatus:
-    """Whether a folder is still the drop, as :func:`file_status` for a file."""
+def drop_status(path: Path, drop: Waiting) -> DropStatus:
+    """Whether the file or folder of a drop is still the `same`, or has `changed`, or is `gone`."""
     try:
-        return "same" if folder_state(path, drop.name) == drop else "changed"
-    except FileNotFoundError:
-        return "gone"
-    except UnreadableError:
-        return "same"
-
-
-def file_status(path: Path, drop: Waiting) -> DropStatus:
-    """Whether the file of a drop is still the `same`, or has `changed`, or is `gone`."""
-    try:
-        return "same" if file_state(path, drop.name) == drop else "changed"
+        now = folder_state(path, drop.name) if drop.folder else file_state(path, drop.name)
+        return "same" if now == drop else "changed"
     except FileNotFoundError:
         return "gone"
     except UnreadableError:
